@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The job under measurement, through the public API. All functions are
+ * collective; those that return bool have told stderr why when it is false.
+ * Times are in seconds, of the slowest rank.
+ */
+#ifndef BENCH_JOB_H
+#define BENCH_JOB_H
+
+#include <stdbool.h>
+
+#include "state.h"
+#include "world.h"
+
+struct job {
+	const struct world *world;
+	const struct ftmem_opts *opts;
+	struct state *state;
+	uint32_t regions;
+	struct ftmem *ft;
+	uint64_t version;  /* the newest one committed, 0: none */
+	uint64_t wrong;    /* bytes that a restore got wrong, of this rank */
+};
+
+struct job_start_times {
+	double open, seal;
+};
+/* Opens, registers the state, seals. */
+bool job_start(struct job *j, struct job_start_times *out);
+/* Accepts one that is not started. */
+void job_stop(struct job *j);
+
+struct job_protect_times {
+	double call, copy, protect;
+};
+/* Fills the state anew and snapshots it, until committed. */
+bool job_protect(struct job *j, struct job_protect_times *out);
+
+/* The first restore of a new job: there must be nothing. */
+bool job_restore_nothing(struct job *j);
+/*
+ * Restores into garbage and compares. False too if another version than the last
+ * one came back or a byte is wrong. lost: whether nodes were lost, which the
+ * library must have noticed.
+ */
+bool job_restore(struct job *j, bool lost, double *restore_s);
+
+bool job_stats(struct job *j, struct ftmem_stats *out);
+
+#endif

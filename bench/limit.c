@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "limit.h"
+
+#include <math.h>
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "checksum.h"
+#include "clock.h"
+#include "ec/codec.h"
+#include "error.h"
+#include "series.h"
+
+#define ROUNDS 5
+#define ROUND_NS UINT64_C(100000000)
+#define COPY_MAX (UINT64_C(256) << 20) /* of the state, so that memory stays small */
+#define IN_FLIGHT 4                    /* messages each way */
+
+struct load {
+	const struct world *world;
+	const struct state *state;
+	struct codec *codec;
+	uint32_t block, k, m;
+	uint64_t turn;
+	uint64_t area_bytes;
+	uint8_t *area;       /* target of copies */
+	uint8_t *blocks;     /* k + 1, at least 2 * IN_FLIGHT, blocks */
+	const uint8_t **src; /* [k] */
+};
+
+static volatile uint32_t checksum_sink;
+
+/* Each does one unit of work and returns its bytes. */
+static uint64_t do_copy(struct load *l)
+{
+	uint64_t at = l->turn++ * l->block % l->area_bytes;
+	uint64_t len = l->area_bytes - at < l->block ? l->area_bytes - at : l->block;
+
+	memcpy(l->area + at, l->state->data + at, len);
+	return len;
+}
+
+static uint64_t do_checksum(struct load *l)
+{
+	checksum_sink = checksum(l->blocks + l->turn++ % IN_FLIGHT * l->block, l->block);
+	return l->block;
+}
+
+static uint64_t do_encode(struct load *l)
+{
+	codec_encode(l->codec, (uint32_t)(l->turn++ % l->m), l->block, l->src,
+	             l->blocks + (size_t)l->k * l->block);
+	return (uint64_t)l->k * l->block;
+}
+
+static uint64_t do_exchange(struct load *l)
+{
+	const struct world *w = l->world;
+	int to = (int)((w->rank + w->shift) % w->size);
+	int from = (int)((w->rank + w->size - w->shift) % w->size);
+	MPI_Request request[2 * IN_FLIGHT];
+
+	for (int i = 0; i < IN_FLIGHT; i++)
+		MPI_Irecv(l->blocks + (size_t)i * l->block, (int)l->block, MPI_BYTE, from, i,
+		          MPI_COMM_WORLD, &request[i]);
+	for (int i = 0; i < IN_FLIGHT; i++)
+		MPI_Isend(l->blocks + (size_t)(IN_FLIGHT + i) * l->block, (int)l->block,
+		          MPI_BYTE, to, i, MPI_COMM_WORLD, &request[IN_FLIGHT + i]);
+	MPI_Waitall(2 * IN_FLIGHT, request, MPI_STATUSES_IGNORE);
+	return (uint64_t)IN_FLIGHT * l->block;
+}
+
+/* Units that fill a round on the slowest rank: ranks that exchange must do the same
+ * number of them. */
+static uint64_t units_of_round(struct load *l, uint64_t (*unit)(struct load *))
+{
+	uint64_t count = 0, start = clock_ns();
+	double rate;
+
+	while (count < 32)
+		unit(l), count++;
+	rate = (double)count / (double)(clock_ns() - start);
+	return (uint64_t)(-world_max(-rate) * (double)ROUND_NS) + 1;
+}
+
+static double run_round(struct load *l, uint64_t (*unit)(struct load *), uint64_t units)
+{
+	uint64_t bytes = 0, start, now;
+
+	world_barrier();
+	start = now = clock_ns();
+	if (units) {
+		for (uint64_t i = 0; i < units; i++)
+			bytes += unit(l);
+		now = clock_ns();
+	} else {
+		for (; now - start < ROUND_NS; now = clock_ns())
+			bytes += unit(l);
+	}
+	return (double)bytes / (double)(now - start); /* bytes per ns: GB/s */
+}
+
+static struct limit measure(struct load *l, uint64_t (*unit)(struct load *), bool in_step)
+{
+	struct series sums = {0};
+	uint64_t units = in_step ? units_of_round(l, unit) : 0;
+	double sum;
+
+	for (int i = 0; i < ROUNDS; i++)
+		series_add(&sums, world_sum(run_round(l, unit, units)));
+	sum = series_summary(&sums).median;
+	return (struct limit){.rank = sum / l->world->size, .sum = sum};
+}
+
+static void load_deinit(struct load *l)
+{
+	if (l->area)
+		munmap(l->area, l->area_bytes);
+	free(l->blocks);
+	free(l->src);
+	codec_free(l->codec);
+}
+
+static int load_init(struct load *l)
+{
+	size_t count = l->k + 1 < 2 * IN_FLIGHT ? 2 * IN_FLIGHT : l->k + 1;
+	void *area;
+
+	l->area_bytes = l->state->bytes < COPY_MAX ? l->state->bytes : COPY_MAX;
+	area = mmap(NULL, l->area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (area == MAP_FAILED)
+		return error_set(FTMEM_ENOMEM, "no memory to measure the limits with");
+	l->area = area;
+	l->blocks = aligned_alloc(4096, count * l->block);
+	l->src = calloc(l->k, sizeof(*l->src));
+	if (!l->blocks || !l->src)
+		return error_set(FTMEM_ENOMEM, "no memory to measure the limits with");
+	memset(l->area, 1, l->area_bytes);
+	for (size_t i = 0; i < count * l->block; i++)
+		l->blocks[i] = (uint8_t)(i * 131 >> 5);
+	for (uint32_t i = 0; i < l->k; i++)
+		l->src[i] = l->blocks + (size_t)i * l->block;
+	return l->m ? codec_new(l->k, l->m, &l->codec) : 0;
+}
+
+int limits_measure(const struct world *w, const struct state *s, uint32_t block_bytes,
+                   uint32_t k, uint32_t m, struct limits *out)
+{
+	struct load l = {.world = w, .state = s, .block = block_bytes, .k = k, .m = m};
+	int result = load_init(&l);
+
+	if (!world_check(w, result, "limits")) {
+		load_deinit(&l);
+		return result ? result : FTMEM_ENOMEM;
+	}
+	*out = (struct limits){.encode = {NAN, NAN}, .mpi = {NAN, NAN}};
+	out->copy = measure(&l, do_copy, false);
+	out->checksum = measure(&l, do_checksum, false);
+	if (m) {
+		out->encode = measure(&l, do_encode, false);
+		out->mpi = measure(&l, do_exchange, true);
+	}
+	load_deinit(&l);
+	return 0;
+}
+
+struct floor_time limits_floor(const struct limits *l, const struct world *w, uint64_t bytes,
+                               uint32_t k, uint32_t m, uint32_t copy_threads)
+{
+	double d = (double)bytes / 1e9, sum;
+	struct floor_time f = {
+		.copy = d / l->copy.rank,
+		.checksum = d * (1 + m + (double)m / k) / l->checksum.rank,
+		.mpi = m ? d * m / l->mpi.rank : 0,
+		.encode = m ? d * m / l->encode.rank : 0,
+		.overlap = fmax(1, fmin(w->cores, copy_threads + 1)),
+	};
+
+	sum = f.copy + f.checksum + f.mpi + f.encode;
+	f.all = sum / f.overlap;
+	return f;
+}

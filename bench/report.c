@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "report.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+static const char *const start_text[START_KINDS] = {"first", "restart", "nodes replaced"};
+static const char *const start_key[START_KINDS] = {"first", "restart", "replace"};
+
+#define MIB 1048576.0
+
+static void row(FILE *f, const char *name, const char *unit, const struct series *s)
+{
+	struct summary sum = series_summary(s);
+	int digits = unit[0] == 'u' ? 1 : 5;
+
+	if (s->count)
+		fprintf(f, "  %-24s %12.*f %12.*f %12.*f  %s\n", name, digits, sum.median, digits,
+		        sum.min, digits, sum.max, unit);
+}
+
+static void print_times(FILE *f, const struct results *r)
+{
+	char name[32];
+
+	fprintf(f, "  %-24s %12s %12s %12s\n", "", "median", "min", "max");
+	row(f, "call", "us", &r->call_us);
+	row(f, "copy", "s", &r->copy_s);
+	row(f, "protect", "s", &r->protect_s);
+	row(f, "restore, nothing lost", "s", &r->restore_s);
+	for (uint32_t i = 1; i <= LOST_MAX; i++) {
+		snprintf(name, sizeof(name), "rebuild, %" PRIu32 " lost", i);
+		row(f, name, "s", &r->rebuild_s[i]);
+	}
+	for (int i = 0; i < START_KINDS; i++) {
+		snprintf(name, sizeof(name), "open, %s", start_text[i]);
+		row(f, name, "s", &r->open_s[i]);
+	}
+	for (int i = 0; i < START_KINDS; i++) {
+		snprintf(name, sizeof(name), "seal, %s", start_text[i]);
+		row(f, name, "s", &r->seal_s[i]);
+	}
+}
+
+static void limit_row(FILE *f, const char *name, const struct limit *l, double s)
+{
+	if (!isnan(l->sum))
+		fprintf(f, "  %-24s %12.2f %12.2f %12.4f\n", name, l->sum, l->rank, s);
+}
+
+static void print_limits(FILE *f, const struct results *r)
+{
+	fprintf(f, "\n  %-24s %12s %12s %12s\n", "limits, GB/s", "all ranks", "one rank",
+	        "floor, s");
+	limit_row(f, "memcpy", &r->limits.copy, r->floor.copy);
+	limit_row(f, "checksum", &r->limits.checksum, r->floor.checksum);
+	limit_row(f, "mpi", &r->limits.mpi, r->floor.mpi);
+	limit_row(f, "encode", &r->limits.encode, r->floor.encode);
+	fprintf(f, "  floor of protect: %.4f s (sum / %.2f CPUs of a rank); reached: %.0f%%\n",
+	        r->floor.all, r->floor.overlap, 100 * r->of_floor);
+}
+
+void report_table(FILE *f, const struct args *a, const struct world *w, const struct results *r)
+{
+	fprintf(f, "\n%u ranks on %u nodes, %.2f MiB each in %u regions; groups of %u nodes, "
+	        "%u may be lost\nblocks of %u KiB, window %u, %u copy threads; %u CPUs for %u "
+	        "ranks; %u repetitions\n\n",
+	        w->size, w->nodes, (double)a->bytes / MIB, a->regions, r->stats.group_nodes,
+	        r->stats.parity, r->stats.block_bytes / 1024, r->stats.window,
+	        r->stats.copy_threads, w->cpus, w->host_ranks, a->repeat);
+	print_times(f, r);
+	print_limits(f, r);
+	fprintf(f, "\n  memory held: %.3f times the state, budget %.3f\n"
+	        "  memory beyond state and arenas: %.1f MiB of a rank, budget 64 MiB\n",
+	        r->held_ratio, r->held_budget, (double)r->rss_extra_bytes / MIB);
+	if (r->verified)
+		fprintf(f, "  verified: yes, %.2f MiB compared\n", (double)r->verified_bytes / MIB);
+	else
+		fprintf(f, "  verified: NO, %" PRIu64 " bytes wrong\n", r->wrong_bytes);
+}
+
+/* JSON has no NaN. */
+static void json_number(FILE *f, double x)
+{
+	if (isfinite(x))
+		fprintf(f, "%.9g", x);
+	else
+		fputs("null", f);
+}
+
+static void json_series(FILE *f, const struct series *s)
+{
+	struct summary sum = series_summary(s);
+
+	fputs("{\"min\": ", f);
+	json_number(f, sum.min);
+	fputs(", \"median\": ", f);
+	json_number(f, sum.median);
+	fputs(", \"max\": ", f);
+	json_number(f, sum.max);
+	fputs("}", f);
+}
+
+static void json_member(FILE *f, const char *key, const struct series *s)
+{
+	fprintf(f, "  \"%s\": ", key);
+	json_series(f, s);
+	fputs(",\n", f);
+}
+
+/* An object of those members that were measured. */
+static void json_rebuilds(FILE *f, const struct series *s)
+{
+	const char *before = "";
+
+	fputs("  \"rebuild_s\": {", f);
+	for (uint32_t i = 1; i <= LOST_MAX; i++) {
+		if (s[i].count == 0)
+			continue;
+		fprintf(f, "%s\"%" PRIu32 "\": ", before, i);
+		json_series(f, &s[i]);
+		before = ", ";
+	}
+	fputs("},\n", f);
+}
+
+static void json_starts(FILE *f, const char *key, const struct series *s)
+{
+	const char *before = "";
+
+	fprintf(f, "  \"%s\": {", key);
+	for (int i = 0; i < START_KINDS; i++) {
+		if (s[i].count == 0)
+			continue;
+		fprintf(f, "%s\"%s\": ", before, start_key[i]);
+		json_series(f, &s[i]);
+		before = ", ";
+	}
+	fputs("},\n", f);
+}
+
+static void json_double(FILE *f, const char *key, double x, const char *after)
+{
+	fprintf(f, "\"%s\": ", key);
+	json_number(f, x);
+	fputs(after, f);
+}
+
+static void json_limit(FILE *f, const char *name, const struct limit *l, const char *after)
+{
+	char key[64];
+
+	fputs("    ", f);
+	snprintf(key, sizeof(key), "%s_GBps", name);
+	json_double(f, key, l->sum, ", ");
+	snprintf(key, sizeof(key), "%s_GBps_per_rank", name);
+	json_double(f, key, l->rank, after);
+}
+
+static void json_limits(FILE *f, const struct results *r)
+{
+	fputs("  \"limits\": {\n", f);
+	json_limit(f, "memcpy", &r->limits.copy, ",\n");
+	json_limit(f, "encode", &r->limits.encode, ",\n");
+	json_limit(f, "checksum", &r->limits.checksum, ",\n");
+	json_limit(f, "mpi", &r->limits.mpi, "\n  },\n");
+	fputs("  \"floor_s\": {", f);
+	json_double(f, "copy", r->floor.copy, ", ");
+	json_double(f, "checksum", r->floor.checksum, ", ");
+	json_double(f, "mpi", r->floor.mpi, ", ");
+	json_double(f, "encode", r->floor.encode, ", ");
+	json_double(f, "overlap", r->floor.overlap, ", ");
+	json_double(f, "all", r->floor.all, "},\n");
+	fputs("  ", f);
+	json_double(f, "of_floor", r->of_floor, ",\n");
+}
+
+static void json_setting(FILE *f, const char *key, uint64_t value)
+{
+	fprintf(f, "  \"%s\": %" PRIu64 ",\n", key, value);
+}
+
+static void json_settings(FILE *f, const struct args *a, const struct world *w,
+                          const struct results *r)
+{
+	fprintf(f, "  \"library\": \"%d.%d.%d\",\n", FTMEM_VERSION_MAJOR, FTMEM_VERSION_MINOR,
+	        FTMEM_VERSION_PATCH);
+	json_setting(f, "ranks", w->size);
+	json_setting(f, "nodes", w->nodes);
+	json_setting(f, "ranks_on_host", w->host_ranks);
+	json_setting(f, "cpus_on_host", w->cpus);
+	json_setting(f, "bytes", a->bytes);
+	json_setting(f, "regions", a->regions);
+	json_setting(f, "repeat", a->repeat);
+	json_setting(f, "groups", r->stats.groups);
+	json_setting(f, "group_nodes", r->stats.group_nodes);
+	json_setting(f, "parity", r->stats.parity);
+	json_setting(f, "block_bytes", r->stats.block_bytes);
+	json_setting(f, "window", r->stats.window);
+	json_setting(f, "copy_threads", r->stats.copy_threads);
+}
+
+void report_json(FILE *f, const struct args *a, const struct world *w, const struct results *r)
+{
+	fputs("{\n", f);
+	json_settings(f, a, w, r);
+	json_member(f, "call_us", &r->call_us);
+	json_member(f, "copy_s", &r->copy_s);
+	json_member(f, "protect_s", &r->protect_s);
+	json_rebuilds(f, r->rebuild_s);
+	json_member(f, "restore_s", &r->restore_s);
+	json_starts(f, "open_s", r->open_s);
+	json_starts(f, "seal_s", r->seal_s);
+	json_setting(f, "held_bytes", r->held_bytes);
+	fputs("  ", f);
+	json_double(f, "held_ratio", r->held_ratio, ",\n  ");
+	json_double(f, "held_budget", r->held_budget, ",\n");
+	json_setting(f, "rss_extra_bytes", r->rss_extra_bytes);
+	json_limits(f, r);
+	json_setting(f, "verified_bytes", r->verified_bytes);
+	fprintf(f, "  \"verified\": %s\n}\n", r->verified ? "true" : "false");
+}

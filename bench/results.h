@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What a run found, on rank 0. */
+#ifndef BENCH_RESULTS_H
+#define BENCH_RESULTS_H
+
+#include "args.h"
+#include "job.h"
+#include "limit.h"
+#include "series.h"
+
+#define LOST_MAX 64
+
+enum start_kind { START_FIRST, START_AGAIN, START_REPLACED, START_KINDS };
+
+struct results {
+	struct series call_us, copy_s, protect_s, restore_s;
+	struct series rebuild_s[LOST_MAX + 1]; /* by number of nodes lost */
+	struct series open_s[START_KINDS], seal_s[START_KINDS];
+	struct ftmem_stats stats;  /* of rank 0 */
+	uint64_t held_bytes;       /* by all SMPs: the most seen between measurements */
+	double held_ratio;         /* to the state of all ranks */
+	double held_budget;
+	uint64_t rss_extra_bytes;  /* of the rank that took most */
+	uint64_t verified_bytes;   /* compared and right, of all ranks */
+	uint64_t wrong_bytes;
+	uint32_t k, m;             /* of rank 0's group; m 0: no parity */
+	struct limits limits;
+	struct floor_time floor;
+	double of_floor;
+	bool verified;             /* every byte of every restore */
+};
+
+#endif

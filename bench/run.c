@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "run.h"
+
+#include <inttypes.h>
+#include <mpi.h>
+#include <stdlib.h>
+
+#include "error.h"
+#include "memory.h"
+#include "usage.h"
+
+struct run {
+	const struct world *world;
+	const struct args *args;
+	struct results *results;
+	struct state state;
+	struct job job;
+	struct node node;
+	struct usage usage;
+};
+
+static bool start(struct run *r, enum start_kind kind, bool timed)
+{
+	struct job_start_times t;
+
+	if (!job_start(&r->job, &t))
+		return false;
+	if (!world_check(r->world, node_watch(&r->node), "look at ftmem-smp"))
+		return false;
+	if (timed) {
+		series_add(&r->results->open_s[kind], t.open);
+		series_add(&r->results->seal_s[kind], t.seal);
+	}
+	return true;
+}
+
+static bool look_at_memory(struct run *r)
+{
+	uint64_t held;
+
+	usage_look(&r->usage);
+	if (!world_check(r->world, node_held(&r->node, &held), "look at what is held"))
+		return false;
+	held = world_sum_u64(held);
+	if (held > r->results->held_bytes)
+		r->results->held_bytes = held;
+	return true;
+}
+
+/* The first pass touches both slots and watches memory: not timed. */
+static bool measure_protect(struct run *r)
+{
+	struct job_protect_times t;
+	struct results *out = r->results;
+
+	world_say(r->world, "protect, %u times", r->args->repeat);
+	if (!world_check(r->world, usage_watch(&r->usage), "start of a thread"))
+		return false;
+	if (!job_protect(&r->job, &t) || !job_protect(&r->job, &t))
+		return false;
+	usage_watch_end(&r->usage);
+	for (uint32_t i = 0; i < r->args->repeat; i++) {
+		if (!job_protect(&r->job, &t))
+			return false;
+		series_add(&out->call_us, t.call * 1e6);
+		series_add(&out->copy_s, t.copy);
+		series_add(&out->protect_s, t.protect);
+	}
+	return look_at_memory(r);
+}
+
+static bool is_lost(const struct run *r, uint32_t count, uint32_t turn, uint32_t node)
+{
+	const struct args *a = r->args;
+
+	if (count == 0)
+		return false;
+	if (!a->lose_given)
+		return (node + r->world->nodes - turn % r->world->nodes) % r->world->nodes < count;
+	for (uint32_t i = 0; i < a->lose_count; i++)
+		if (a->lose[i] == node)
+			return true;
+	return false;
+}
+
+/* A new version, the end of all ranks and of count nodes, a new start, a restore. */
+static bool lose_and_restore(struct run *r, uint32_t count, uint32_t turn, bool timed)
+{
+	enum start_kind kind = count ? START_REPLACED : START_AGAIN;
+	struct job_protect_times ignored;
+	int result = 0;
+	double restore_s;
+
+	if (!job_protect(&r->job, &ignored))
+		return false;
+	job_stop(&r->job);
+	if (is_lost(r, count, turn, r->world->node))
+		result = node_lose(&r->node);
+	if (!world_check(r->world, result, "loss of a node") || !start(r, kind, timed)
+	    || !job_restore(&r->job, count > 0, &restore_s))
+		return false;
+	r->results->verified_bytes += world_sum_u64(r->state.bytes);
+	if (timed)
+		series_add(count ? &r->results->rebuild_s[count] : &r->results->restore_s,
+		           restore_s);
+	return true;
+}
+
+static bool measure_restore(struct run *r, uint32_t count)
+{
+	bool done;
+
+	world_say(r->world, "restore with %u nodes lost, %u times", count, r->args->repeat);
+	if (!world_check(r->world, usage_watch(&r->usage), "start of a thread"))
+		return false;
+	done = lose_and_restore(r, count, 0, false);
+	usage_watch_end(&r->usage);
+	for (uint32_t i = 0; done && i < r->args->repeat; i++)
+		done = lose_and_restore(r, count, i + 1, true);
+	return done && look_at_memory(r);
+}
+
+/* Bad input that shows only now. */
+static int check_losses(struct run *r, uint32_t parity)
+{
+	const struct args *a = r->args;
+
+	if (!a->lose_given || a->lose_count == 0)
+		return 0;
+	for (uint32_t i = 0; i < a->lose_count; i++)
+		if (a->lose[i] >= r->world->nodes)
+			return error_set(FTMEM_EINVAL, "--lose: there is no node %" PRIu32
+			                 ", only 0 to %" PRIu32, a->lose[i], r->world->nodes - 1);
+	if (parity == 0)
+		return error_set(FTMEM_EINVAL, "--lose: one node has no parity; start on more nodes "
+		                 "or simulate them with --ranks-per-node");
+	return 0;
+}
+
+static bool measure_losses(struct run *r)
+{
+	const struct args *a = r->args;
+	uint32_t most = r->results->m;
+
+	if (a->lose_given)
+		return a->lose_count == 0 || measure_restore(r, a->lose_count);
+	for (uint32_t count = 1; count <= most; count++)
+		if (!measure_restore(r, count))
+			return false;
+	return true;
+}
+
+static bool prepare(struct run *r)
+{
+	uint64_t available = memory_available() / r->world->host_ranks;
+	int result = 0;
+	uint64_t *all = calloc(2 * (size_t)r->world->size, sizeof(*all));
+
+	if (!all)
+		result = error_set(FTMEM_ENOMEM, "no memory for the bench's own tables");
+	else if (r->args->bytes > available)
+		result = error_set(FTMEM_ENOMEM, "--bytes: each of the %u ranks of a machine can take "
+		                   "%" PRIu64 " MiB at most, before any copy is held",
+		                   r->world->host_ranks, available >> 20);
+	else
+		result = state_init(&r->state, r->args->bytes, r->world->rank);
+	if (!world_check(r->world, result, "the state")) {
+		free(all);
+		return false;
+	}
+	/* What MPI takes for its first messages is not the library's. */
+	MPI_Alltoall(all, 1, MPI_UINT64_T, all + r->world->size, 1, MPI_UINT64_T, MPI_COMM_WORLD);
+	free(all);
+	usage_init(&r->usage);
+	return true;
+}
+
+static bool measure_job(struct run *r)
+{
+	struct results *out = r->results;
+
+	if (!start(r, START_FIRST, true) || !job_restore_nothing(&r->job)
+	    || !job_stats(&r->job, &out->stats))
+		return false;
+	out->m = out->stats.parity;
+	out->k = out->stats.group_nodes - out->m;
+	if (out->m == 0)
+		out->k = 1;
+	if (!world_check(r->world, check_losses(r, out->m), "options"))
+		return false;
+	return measure_protect(r) && measure_restore(r, 0) && measure_losses(r);
+}
+
+static bool measure_limits(struct run *r)
+{
+	struct results *out = r->results;
+
+	world_say(r->world, "limits");
+	if (limits_measure(r->world, &r->state, out->stats.block_bytes, out->k, out->m,
+	                   &out->limits) != 0)
+		return false;
+	out->floor = limits_floor(&out->limits, r->world, r->state.bytes, out->k, out->m,
+	                          out->stats.copy_threads);
+	out->of_floor = out->floor.all / series_summary(&out->protect_s).median;
+	return true;
+}
+
+bool run_all(const struct world *w, const struct args *a, const struct ftmem_opts *opts,
+             const struct opts *resolved, struct results *out)
+{
+	struct run r = {.world = w, .args = a, .results = out};
+	bool done;
+
+	r.job = (struct job){.world = w, .opts = opts, .state = &r.state, .regions = a->regions};
+	node_init(&r.node, resolved, w->leader);
+	done = prepare(&r) && measure_job(&r);
+	usage_watch_end(&r.usage);
+	job_stop(&r.job);
+	node_drop(&r.node);
+	out->wrong_bytes = world_sum_u64(r.job.wrong);
+	out->verified = done && out->wrong_bytes == 0;
+	out->rss_extra_bytes = (uint64_t)world_max((double)usage_extra(&r.usage));
+	out->held_ratio = (double)out->held_bytes / (double)world_sum_u64(a->bytes);
+	out->held_budget = world_sum(2 * (1 + (double)out->m / (out->k ? out->k : 1))) / w->size;
+	done = (done || out->wrong_bytes) && measure_limits(&r);
+	state_deinit(&r.state);
+	return done;
+}

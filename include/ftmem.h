@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * libftmem: a consistent copy of a training job's state in its nodes' memory.
+ *
+ * Version:    filling -> prepared -> committed, or dropped on all ranks.
+ * Collective: every rank calls it in the same order and gets the same result.
+ * Async:      never waits for a peer, a disk or the device.
+ * Result:     0 done; < 0 error, outputs untouched; > 0 the caller must handle.
+ * Threads:    one call at a time per handle, unless marked "any thread".
+ * Ownership:  structs and strings are copied; region memory is borrowed from
+ *             ftmem_region_add() to ftmem_region_remove() or ftmem_close().
+ */
+#ifndef FTMEM_H
+#define FTMEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FTMEM_API __attribute__((visibility("default")))
+
+#define FTMEM_VERSION_MAJOR 0
+#define FTMEM_VERSION_MINOR 1
+#define FTMEM_VERSION_PATCH 0
+
+/* Code, value, text: one list for the enum, ftmem_strerror() and bindings. */
+#define FTMEM_RESULTS(X)                                                      \
+	X(FTMEM_OK, 0, "done")                                                \
+	X(FTMEM_BUSY, 1, "spare slot still in use: version skipped")          \
+	X(FTMEM_FRESH, 2, "nothing stored: first start")                      \
+	X(FTMEM_DROPPED, 3, "version given up on all ranks")                  \
+	X(FTMEM_EINVAL, -1, "invalid argument")                               \
+	X(FTMEM_ENOMEM, -2, "out of memory")                                  \
+	X(FTMEM_ESYS, -3, "system call failed")                               \
+	X(FTMEM_ENET, -4, "message passing failed")                           \
+	X(FTMEM_EDEVICE, -5, "device copy failed")                            \
+	X(FTMEM_ESMP, -6, "snapshot-management process cannot be used")       \
+	X(FTMEM_ETIMEOUT, -7, "deadline passed")                              \
+	X(FTMEM_ELAYOUT, -8, "regions do not fit what is stored")             \
+	X(FTMEM_ECORRUPT, -9, "checksum mismatch beyond repair")              \
+	X(FTMEM_ELOST, -10, "more nodes lost than parity covers")             \
+	X(FTMEM_EATTACHED, -11, "rank still attached from an earlier start")
+
+enum ftmem_result {
+#define FTMEM_RESULT_(name, value, text) name = value,
+	FTMEM_RESULTS(FTMEM_RESULT_)
+#undef FTMEM_RESULT_
+};
+
+enum ftmem_log_level {
+	FTMEM_LOG_ERROR = 1,
+	FTMEM_LOG_WARN = 2,
+	FTMEM_LOG_INFO = 3, /* default: restores, losses, respawns */
+	FTMEM_LOG_DEBUG = 4,
+};
+
+/* The longest job or node name, in characters of [A-Za-z0-9._-]. */
+#define FTMEM_NAME_MAX 63
+/* The longest region name, in bytes. */
+#define FTMEM_REGION_NAME_MAX 255
+/* Versions are below this. */
+#define FTMEM_VERSION_MAX (UINT64_C(1) << 56)
+
+struct ftmem; /* one rank's part in a protected job */
+
+/*
+ * Zero means default; a longer struct is accepted if its tail is zero. Where
+ * the struct says nothing, the environment variable FTMEM_<NAME> is asked.
+ */
+struct ftmem_opts {
+	size_t size;             /* sizeof(struct ftmem_opts) */
+	const char *job;         /* required; the same across restarts */
+	const char *node;        /* failure domain, default: host name */
+	const char *rack;        /* nodes of one rack are spread over groups */
+	const char *dir;         /* folder of sockets and logs, see ftmem-smp(1) */
+	const char *smp_path;    /* the ftmem-smp program, default: as installed */
+	const void *comm;        /* MPI_Comm *, duplicated; NULL: world */
+	uint32_t group_nodes;    /* nodes that protect each other, default 8 */
+	uint32_t parity;         /* losses survived per group, default 1 */
+	uint32_t timeout_ms;     /* deadline for a peer, default 30 000 */
+	uint32_t expire_s;       /* memory freed so long after the last client left,
+	                            default 3 600 */
+	uint32_t block_bytes;    /* unit of copy and exchange, default 131 072 */
+	uint32_t window;         /* block rows in flight, default 2 */
+	uint32_t copy_threads;   /* of each rank, default 1 */
+	uint32_t log_level;      /* enum ftmem_log_level, default FTMEM_LOG_INFO */
+	uint64_t max_bandwidth;  /* bytes/s of parity traffic sent, 0: no ceiling */
+	void (*log)(void *arg, int level, const char *line); /* any thread */
+	void *log_arg;
+};
+#define FTMEM_OPTS_INIT { .size = sizeof(struct ftmem_opts) }
+
+#define FTMEM_MAX_DIMS 8
+
+/* ndim 0: private to the rank. Else a box of the global tensor called name. */
+struct ftmem_region {
+	size_t size;             /* sizeof(struct ftmem_region) */
+	const char *name;        /* unique in the rank; the same across restarts */
+	void *addr;              /* host or device, contiguous */
+	uint64_t bytes;          /* at least 1 */
+	uint32_t elem_bytes, ndim;
+	uint64_t shape[FTMEM_MAX_DIMS];  /* of the whole tensor, in elements */
+	uint64_t start[FTMEM_MAX_DIMS];  /* of this box in it */
+	uint64_t extent[FTMEM_MAX_DIMS];
+};
+#define FTMEM_REGION_INIT { .size = sizeof(struct ftmem_region) }
+
+/* Of this rank, since ftmem_open(). Times in seconds, 0 where none was taken. */
+struct ftmem_stats {
+	size_t size;             /* sizeof(struct ftmem_stats) */
+	uint64_t committed, dropped, skipped; /* versions */
+	uint64_t newest;         /* committed version; valid if stored is not 0 */
+	uint32_t stored;         /* 1 if the job holds a committed version */
+	uint32_t nodes, groups, group_nodes, parity; /* parity 0: one node */
+	uint32_t block_bytes, window, copy_threads;
+	uint32_t lost_members;   /* of this rank's rail, rebuilt by the last restore */
+	uint64_t data_bytes;     /* D: of the regions and their description */
+	uint64_t held_bytes;     /* arenas of this rank */
+	uint64_t staging_bytes;  /* buffers of this rank, at most 64 MiB */
+	uint64_t sent_bytes, repaired_blocks;
+	double call_s;           /* host time of the last ftmem_snapshot() */
+	double copy_s;           /* of the last committed version: call to copied */
+	double protect_s;        /* of the last committed version: call to committed */
+	double rebuild_s;        /* of the last restore, until redundant again */
+	double restore_s;        /* of the last restore: whole call */
+	double fence_s;          /* waited in ftmem_fence(), sum */
+};
+#define FTMEM_STATS_INIT { .size = sizeof(struct ftmem_stats) }
+
+/*
+ * Collective. Joins the job and attaches to the node's snapshot-management
+ * process, starting it if there is none. Initialises MPI if the caller did not.
+ * EINVAL, ENOMEM, ESYS, ENET, ESMP, ETIMEOUT.
+ */
+FTMEM_API int ftmem_open(const struct ftmem_opts *opts, struct ftmem **out);
+
+/*
+ * Collective. Waits for versions under way; stored versions survive. Accepts
+ * NULL. A region may be freed afterwards.
+ */
+FTMEM_API void ftmem_close(struct ftmem *ft);
+
+/* Local; takes effect at the next ftmem_seal(). EINVAL, ENOMEM. */
+FTMEM_API int ftmem_region_add(struct ftmem *ft, const struct ftmem_region *r);
+FTMEM_API int ftmem_region_remove(struct ftmem *ft, const char *name);
+
+/*
+ * Collective. Freezes the layout, takes and touches all memory it will need.
+ * Called again after regions changed it begins a new epoch; versions of the old
+ * one stay restorable until the new one's first commit.
+ * EINVAL, ENOMEM, ESYS, ENET, ESMP, ETIMEOUT, EATTACHED. On error the former
+ * epoch, if there was one, goes on.
+ */
+FTMEM_API int ftmem_seal(struct ftmem *ft);
+
+/*
+ * Collective, after ftmem_seal(). Agrees on the newest recoverable version,
+ * rebuilds what is lost, fills the regions, makes redundancy whole. FRESH if
+ * the job holds nothing. On error stored versions are intact; regions are
+ * untouched after ELAYOUT, ELOST and EINVAL, else unspecified.
+ * EINVAL, ENOMEM, ESYS, ENET, EDEVICE, ESMP, ETIMEOUT, ELAYOUT, ECORRUPT, ELOST.
+ */
+FTMEM_API int ftmem_restore(struct ftmem *ft, uint64_t *version);
+
+/*
+ * Async. Captures the regions as of the work now queued on stream (a
+ * cudaStream_t; ignored when no region is on a device). Ranks pass the same
+ * growing versions, below FTMEM_VERSION_MAX. Regions must not be written before
+ * the next ftmem_fence() returned. BUSY, DROPPED (the copy could not begin): this
+ * version will not be stored. EINVAL (also: stored versions neither restored nor
+ * forgotten, regions changed since the last seal), ENET: none will be any more.
+ */
+FTMEM_API int ftmem_snapshot(struct ftmem *ft, uint64_t version, void *stream);
+
+/*
+ * Before the regions are written again: stream waits until they have been read
+ * (host regions: the caller waits). 0 also when nothing is under way. EDEVICE;
+ * ETIMEOUT: regions not read within timeout_ms; the version is dropped and the
+ * regions may be written.
+ */
+FTMEM_API int ftmem_fence(struct ftmem *ft, void *stream);
+
+/*
+ * Any thread, not concurrent with ftmem_close(). Waits until version is
+ * committed (OK) or dropped or skipped (DROPPED). EINVAL for a version never
+ * asked for or resolved long ago, ETIMEOUT.
+ */
+FTMEM_API int ftmem_wait(struct ftmem *ft, uint64_t version, uint32_t timeout_ms);
+
+/* Collective. Erases every stored version of the job. ENET, ESMP, ETIMEOUT. */
+FTMEM_API int ftmem_forget(struct ftmem *ft);
+
+/* Any thread. Fills *out as far as out->size reaches. EINVAL. */
+FTMEM_API int ftmem_stats(struct ftmem *ft, struct ftmem_stats *out);
+
+/* Any thread. Static text of a result. */
+FTMEM_API const char *ftmem_strerror(int result);
+
+/*
+ * Any thread. The calling thread's last detailed message, "" if none: which
+ * rank, node, region or version, and what to do. Valid until its next call.
+ */
+FTMEM_API const char *ftmem_errmsg(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,421 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# Trains on simulated nodes, kills some, goes on without them, and compares the result
+# with an undisturbed training.
+set -euo pipefail
+export LC_ALL=C
+unset "${!FTMEM_@}"
+
+usage()
+{
+	cat <<'END'
+usage: scripts/demo.sh [OPTION...]
+
+Trains a small language model on simulated nodes, one rank on each. In mid-training it
+kills some of them (SIGKILL), starts the job again with replacements, and lets it finish.
+Then it does the same training undisturbed and compares all parameters and all optimizer
+state byte by byte.
+
+  --nodes N     nodes, 2 to 16 (4)
+  --parity M    how many of them may be lost, 1 to 4 (2)
+  --lose WHICH  how many (2), or which: node1,node3 (1)
+  --what WHAT   node: trainer and memory die; rank: the trainer alone; smp: the process
+                that holds the memory alone (node)
+  --at STEP     when to kill (half of --steps)
+  --steps S     how long to train (300)
+  --keep        keep logs and results
+  --help        print this
+
+Exit status: 0 the training went on, and its result is bit-exact; 3 more nodes were lost
+than --parity covers, and the restart was refused as it must be; 2 bad arguments or
+missing packages; 1 anything else.
+END
+}
+
+die()
+{
+	printf 'demo.sh: %s\n' "$*" >&2
+	exit "${status:-1}"
+}
+
+# Arguments
+
+nodes=4 parity=2 lose=1 what=node at="" steps=300 keep=""
+
+number() # OPTION VALUE LEAST MOST
+{
+	if [[ ! $2 =~ ^(0|[1-9][0-9]{0,5})$ ]] || (($2 < $3 || $2 > $4)); then
+		status=2 die "$1: '$2' is not a number from $3 to $4"
+	fi
+}
+
+while (($#)); do
+	case $1 in
+	--nodes | --parity | --lose | --what | --at | --steps)
+		(($# > 1)) || status=2 die "$1: a value is missing; see --help"
+		declare "${1#--}=$2"
+		shift 2
+		;;
+	--keep) keep=yes; shift ;;
+	-h | --help) usage; exit 0 ;;
+	*) status=2 die "$1: not understood; see --help" ;;
+	esac
+done
+number --nodes "$nodes" 2 16
+number --parity "$parity" 1 4
+((parity < nodes)) || status=2 die "--parity: with $nodes nodes at most $((nodes - 1))"
+number --steps "$steps" 2 100000
+at=${at:-$((steps / 2))}
+number --at "$at" 1 $((steps - 1))
+case $what in
+node | rank | smp) ;;
+*) status=2 die "--what: '$what' is not node, rank or smp" ;;
+esac
+
+names=()
+for ((i = 0; i < nodes; i++)); do names+=("node$i"); done
+victims=()
+if [[ $lose =~ ^[0-9]+$ ]]; then
+	number --lose "$lose" 1 "$nodes"
+	for ((i = 0; i < lose; i++)); do victims+=("node$(((nodes / 2 + i) % nodes))"); done
+else
+	IFS=, read -ra victims <<<"$lose"
+	for name in "${victims[@]}"; do
+		[[ " ${names[*]} " = *" $name "* ]] ||
+			status=2 die "--lose: '$name' is none of ${names[*]}"
+	done
+	[ "$(printf '%s\n' "${victims[@]}" | sort -u | wc -l)" -eq ${#victims[@]} ] ||
+		status=2 die "--lose: '$lose' names a node twice"
+fi
+[ "$what" != node ] || ((${#victims[@]} < nodes)) ||
+	status=2 die "--lose: with --what node at least one node must be left"
+
+# shellcheck source=scripts/setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+ftmem_setup build
+bin=$ftmem_root/build/release/bin
+[ -x "$bin/train_gpt" ] || echo "Building (the first time takes a little longer) ..."
+ftmem_build release train_gpt ftmem_smp ftmem_command || die "the build failed"
+
+# What it prints
+
+bold="" dim="" red="" green="" plain=""
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+	bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'
+fi
+began=${EPOCHREALTIME//./}
+
+say() # TEXT
+{
+	local ms=$(((${EPOCHREALTIME//./} - began) / 1000))
+
+	printf '%s%3d.%d s%s  %s\n' "$dim" $((ms / 1000)) $((ms % 1000 / 100)) "$plain" "$*"
+}
+
+title()
+{
+	echo
+	say "$bold$*$plain"
+}
+
+join() # WORD...: "a", "a and b", "a, b and c"
+{
+	local out=$1
+
+	shift
+	while (($# > 1)); do out+=", $1"; shift; done
+	(($# == 0)) || out+=" and $1"
+	echo "$out"
+}
+
+# What it leaves: nothing, whatever happens.
+
+folder=$(mktemp -d "${TMPDIR:-/tmp}/ftmem-demo.XXXX")
+export FTMEM_DIR=$folder/smp
+mkdir -m 700 "$FTMEM_DIR"
+runner=""
+
+clean()
+{
+	local result=$?
+
+	trap - EXIT INT TERM HUP
+	set +e
+	if [ -n "$runner" ]; then
+		kill -TERM "$runner" 2>/dev/null
+		wait "$runner" 2>/dev/null
+	fi
+	"$bin/ftmem" drop demo >/dev/null 2>&1
+	"$bin/ftmem" drop undisturbed >/dev/null 2>&1
+	sh "$ftmem_root/tests/util/end_smps.sh" "$FTMEM_DIR"
+	if [ -n "$keep" ]; then
+		echo "Logs and results are in $folder"
+	else
+		rm -rf "$folder"
+	fi
+	exit "$result"
+}
+trap clean EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+failed() # LOG TEXT
+{
+	say "$red$2$plain"
+	echo "The end of $1:" >&2
+	tail -n 30 "$1" >&2
+	exit 1
+}
+
+finish() # LOG: waits for the job's end, which must be a good one
+{
+	local result=0
+
+	wait "$runner" || result=$?
+	runner=""
+	((result == 0)) || failed "$1" "the training failed with status $result"
+}
+
+# Starts the job on ${names[@]}, in the background.
+launch() # JOB LOG DUMP
+{
+	local arguments=() name
+
+	for name in "${names[@]}"; do
+		[ ${#arguments[@]} -eq 0 ] || arguments+=(:)
+		arguments+=(-n 1 env "FTMEM_NODE=$name" "$bin/train_gpt" --job "$1"
+			--steps "$steps" --parity "$parity" --print 1 --dump "$3")
+	done
+	: >"$2"
+	timeout -k 5 300 mpirun -q --oversubscribe --bind-to none "${arguments[@]}" \
+		</dev/null >"$2" 2>&1 &
+	runner=$!
+	exec 5<"$2"
+	partial="" step=0 line=""
+}
+
+# The next line of the log, into $line. Fails when the job has ended and all is read.
+next_line()
+{
+	local ended=""
+
+	while ! IFS= read -r line <&5; do
+		partial+=$line
+		[ -z "$ended" ] || return 1
+		kill -0 "$runner" 2>/dev/null || ended=yes
+		[ -n "$ended" ] || sleep 0.02
+	done
+	line=$partial$line
+	partial=""
+}
+
+# Milliseconds since a moment of $EPOCHREALTIME without its point.
+since() # MOMENT
+{
+	echo $(((${EPOCHREALTIME//./} - $1) / 1000))
+}
+
+declare -A trainer
+
+# Shows what matters of the job's lines, until it ends or has done step $1.
+follow() # [STEP]
+{
+	while next_line; do
+		case $line in
+		step*)
+			read -r _ step _ <<<"$line"
+			if [ -n "$killed" ] && [ -z "$back_ms" ]; then
+				back_ms=$(since "$killed")
+			fi
+			((step != 1 && step % 50)) || say "$line"
+			((step != ${1:-0})) || return 0
+			;;
+		rank\ *pid*)
+			[[ $line =~ ^(rank\ [0-9]+):\ node\ ([^,]+),\ pid\ ([0-9]+)(,\ (.*))?$ ]] || continue
+			trainer[${BASH_REMATCH[2]}]=${BASH_REMATCH[3]}
+			[ -z "${BASH_REMATCH[5]}" ] ||
+				say "$green${BASH_REMATCH[1]} on ${BASH_REMATCH[2]}: ${BASH_REMATCH[5]}$plain"
+			;;
+		restored\ version*)
+			[[ $line =~ ^restored\ version\ ([0-9]+) ]] && restored=${BASH_REMATCH[1]}
+			say "$green$line$plain"
+			;;
+		restoring* | done:*) say "$line" ;;
+		ftmem\[* | ftmem:* | train_gpt:*) say "$dim$line$plain" ;;
+		esac
+	done
+	(($# == 0))
+}
+
+# Lines of "NODE PID VERSION": who holds memory of the job, and its newest version.
+holders()
+{
+	"$bin/ftmem" status --json demo 2>/dev/null | awk '
+		function show() { if (pid) print node, pid, newest }
+		match($0, /"node":"[^"]*"/) {
+			show()
+			node = substr($0, RSTART + 8, RLENGTH - 9)
+			pid = match($0, /"pid":[0-9]+/) ? substr($0, RSTART + 6, RLENGTH - 6) : 0
+			newest = 0
+		}
+		{
+			while (match($0, /"committed","version":[0-9]+/)) {
+				version = substr($0, RSTART + 22, RLENGTH - 22) + 0
+				if (version > newest) newest = version
+				$0 = substr($0, RSTART + RLENGTH)
+			}
+		}
+		END { show() }' || true
+}
+
+holder_of() # NODE
+{
+	holders | sed -n "s/^$1 \([0-9]*\) .*/\1/p"
+}
+
+show_holders()
+{
+	local node pid version
+
+	while read -r node pid version; do
+		say "  $node: version $version, held by process $pid"
+	done < <(holders)
+}
+
+# The acts
+
+kill_victims()
+{
+	local name pid pids=() lines=()
+
+	for name in "${victims[@]}"; do
+		line="  $name:"
+		if [ "$what" != smp ]; then
+			pids+=("${trainer[$name]}")
+			line+=" trainer ${trainer[$name]}"
+		fi
+		if [ "$what" != rank ]; then
+			pid=$(holder_of "$name")
+			[ -n "$pid" ] || failed "$folder/first.log" "no process holds the memory of $name"
+			pids+=("$pid")
+			line+=" memory ${pid}"
+			old_holder[$name]=$pid
+		fi
+		lines+=("$line")
+	done
+	title "${red}SIGKILL in step $((step + 1)): $(join "${victims[@]}") ($what)"
+	kill -KILL "${pids[@]}"
+	killed=${EPOCHREALTIME//./}
+	for line in "${lines[@]}"; do say "$red$line$plain"; done
+}
+
+# The trainers go on, start a new holder, and hand the memory over.
+watch_handover()
+{
+	local name pid deadline=$((SECONDS + 20))
+
+	for name in "${victims[@]}"; do
+		while pid=$(holder_of "$name"); [ -z "$pid" ] || [ "$pid" = "${old_holder[$name]}" ]; do
+			((SECONDS < deadline)) || failed "$folder/first.log" "nobody took $name's memory over"
+			sleep 0.02
+		done
+		say "${green}$name: process $pid now holds the memory, handed over by the trainer$plain"
+	done
+	follow
+	finish "$folder/first.log"
+}
+
+replace_victims()
+{
+	local name i spare=0
+
+	[ "$what" = node ] || return 0
+	for name in "${victims[@]}"; do
+		for i in "${!names[@]}"; do
+			[ "${names[i]}" != "$name" ] || names[i]=spare$spare
+		done
+		spares+=("spare$spare")
+		spare=$((spare + 1))
+	done
+}
+
+start_again()
+{
+	local result=0
+
+	wait "$runner" || result=$?
+	runner=""
+	((result != 0)) || failed "$folder/first.log" "the training ended before the kill"
+	say "mpirun returned $(since "$killed") ms later. What is left:"
+	while next_line; do
+		[[ $line != step* ]] || read -r _ step _ <<<"$line"
+	done
+	last=$step
+	show_holders
+	replace_victims
+	if [ "$what" = node ]; then
+		title "Starting again: $(join "${spares[@]}") for $(join "${victims[@]}")"
+	else
+		title "Starting again"
+	fi
+	launch demo "$folder/second.log" "$folder/resumed.bin"
+	follow
+	if [ "$what" = node ] && ((${#victims[@]} > parity)); then
+		refused
+	fi
+	finish "$folder/second.log"
+}
+
+refused()
+{
+	local result=0
+
+	wait "$runner" || result=$?
+	runner=""
+	((result == 3)) || failed "$folder/second.log" "not refused, but status $result"
+	title "Refused, as it must be: ${#victims[@]} nodes are lost, parity covers $parity."
+	say "Nothing was destroyed. What is still held:"
+	show_holders
+	exit 3
+}
+
+compare()
+{
+	local bytes
+
+	echo
+	bytes=$(stat -c %s "$folder/resumed.bin")
+	if cmp "$folder/resumed.bin" "$folder/undisturbed.bin"; then
+		say "${bold}${green}bit-exact: yes$plain ($bytes bytes of parameters and optimizer state)"
+	else
+		say "${bold}${red}bit-exact: no$plain"
+		keep=yes
+		exit 1
+	fi
+}
+
+killed="" back_ms="" restored=0 last=0
+spares=()
+declare -A old_holder
+everybody=("${names[@]}")
+
+title "Training on ${names[0]} to ${names[-1]}, one rank each; any $parity of the $nodes may be lost"
+launch demo "$folder/first.log" "$folder/resumed.bin"
+follow "$at" || { wait "$runner" || true; runner=""
+	failed "$folder/first.log" "the training ended before step $at"; }
+kill_victims
+if [ "$what" = smp ]; then
+	watch_handover
+else
+	start_again
+	say "from the kill to the next step: $back_ms ms; steps done again: $((last - restored))"
+fi
+
+title "The same training, undisturbed"
+names=("${everybody[@]}")
+killed=""
+launch undisturbed "$folder/third.log" "$folder/undisturbed.bin"
+follow
+finish "$folder/third.log"
+compare

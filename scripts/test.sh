@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# Builds and runs the tests, after installing what is missing.
+set -euo pipefail
+
+usage()
+{
+	cat <<'END'
+usage: scripts/test.sh [OPTION...] [-- CTEST ARGUMENT...]
+
+Without options: all tests in the dev build, then unit, sim and mpi tests under the
+sanitizers.
+
+  --quick   dev build only, without the mpi, e2e and install tests
+  --full    also builds with clang and without ISA-L, and runs clang-tidy where there is one
+  --dev, --asan, --tsan
+            only these builds
+  -h, --help
+
+After --, arguments are passed on to every run of ctest: -R NAME, -L LABEL, -V.
+END
+}
+
+# shellcheck source=scripts/setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+builds="" quick="" full=""
+while [ $# -gt 0 ]; do
+	case $1 in
+	--quick) quick=yes ;;
+	--full) full=yes ;;
+	--dev | --asan | --tsan) builds="$builds ${1#--}" ;;
+	-h | --help) usage; exit 0 ;;
+	--) shift; break ;;
+	*) echo "unknown option: $1" >&2; usage >&2; exit 2 ;;
+	esac
+	shift
+done
+if [ -z "$builds" ]; then
+	builds=dev
+	[ -n "$quick" ] || builds="dev asan tsan"
+fi
+
+ftmem_setup test
+cd "$ftmem_root"
+
+# Whatever the tests start works below this folder, so that what they leave is seen.
+TMPDIR=$(mktemp -d /tmp/ftmtest.XXXX)
+export TMPDIR FTMEM_DIR=$TMPDIR/d
+mkdir -m 700 "$FTMEM_DIR"
+unset FTMEM_JOB FTMEM_NODE FTMEM_SMP
+trap 'sh "$ftmem_root/tests/util/end_smps.sh" "$TMPDIR"; rm -rf "$TMPDIR"' EXIT
+
+summary="" failed=""
+step()
+{
+	local name=$1 start=$SECONDS result=passed
+	shift
+	echo "== $name"
+	if ! "$@"; then
+		result=FAILED
+		failed=yes
+	fi
+	summary="$summary
+  $name: $result, $((SECONDS - start)) s"
+}
+
+run_tests()
+{
+	local preset=$1
+	shift
+	ftmem_build "$preset" || return 1
+	ctest --test-dir "build/$preset" -j "$ftmem_jobs" --output-on-failure --no-tests=error "$@"
+}
+
+no_smp_left()
+{
+	local left
+
+	left=$(sh tests/util/end_smps.sh --list "$TMPDIR")
+	[ -z "$left" ] && return 0
+	echo "left running by the tests:"
+	echo "$left"
+	return 1
+}
+
+with_clang()
+{
+	command -v clang >/dev/null || { echo "no clang: not built with it"; return 0; }
+	cmake --preset dev -B build/clang -DCMAKE_C_COMPILER=clang >build/clang.log 2>&1 &&
+		cmake --build build/clang -j "$ftmem_jobs" >>build/clang.log 2>&1 &&
+		return 0
+	cat build/clang.log
+	return 1
+}
+
+without_isal()
+{
+	cmake --preset dev -B build/plain -DFTMEM_WITH_ISAL=OFF >build/plain.log 2>&1 &&
+		cmake --build build/plain -j "$ftmem_jobs" >>build/plain.log 2>&1 &&
+		ctest --test-dir build/plain -j "$ftmem_jobs" --output-on-failure -L '^(unit|sim)$' &&
+		return 0
+	cat build/plain.log
+	return 1
+}
+
+tidy()
+{
+	command -v clang-tidy >/dev/null || { echo "no clang-tidy: not run"; return 0; }
+	find src -name '*.c' | sort | xargs -P "$ftmem_jobs" -n 1 \
+		clang-tidy -p build/dev --quiet 2>/dev/null
+}
+
+for build in $builds; do
+	labels=()
+	[ -n "$quick" ] && labels=(-LE '^(mpi|e2e|install)$')
+	[ "$build" = dev ] || labels=(-L '^(unit|sim|mpi)$')
+	step "$build" run_tests "$build" "${labels[@]}" "$@"
+done
+if [ -n "$full" ]; then
+	step "clang" with_clang
+	step "without ISA-L" without_isal
+	step "clang-tidy" tidy
+fi
+step "no ftmem-smp left" no_smp_left
+
+echo
+echo "builds: $builds; $SECONDS s$summary"
+[ -z "$failed" ]

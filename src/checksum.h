@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * CRC-32C (Castagnoli, iSCSI; RFC 3720 B.4: "123456789" gives 0xe3069283).
+ * ISA-L's kernel where built with it, else tables. Any thread.
+ */
+#ifndef FTMEM_CHECKSUM_H
+#define FTMEM_CHECKSUM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+uint32_t checksum(const void *data, size_t bytes);
+/* Continues: checksum_more(checksum(a), b) == checksum(a followed by b). */
+uint32_t checksum_more(uint32_t sum, const void *data, size_t bytes);
+/* The plain C one, for tests and for builds without ISA-L. */
+uint32_t checksum_more_ref(uint32_t sum, const void *data, size_t bytes);
+
+/* A 64-bit digest (FNV-1a) to tell layouts and geometries apart; not for
+ * integrity. Start with DIGEST_INIT. */
+#define DIGEST_INIT UINT64_C(0xcbf29ce484222325)
+uint64_t digest_more(uint64_t digest, const void *data, size_t bytes);
+
+#endif

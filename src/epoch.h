@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What a seal has frozen: the layout, the arena, and all that a snapshot needs so
+ * that it allocates nothing.
+ */
+#ifndef FTMEM_EPOCH_H
+#define FTMEM_EPOCH_H
+
+#include "copy.h"
+#include "limiter.h"
+#include "net.h"
+#include "slot.h"
+#include "stripe.h"
+
+struct epoch {
+	uint64_t number, geometry;
+	struct layout *layout;
+	struct arena *arena;
+	struct copy_plan *plan;
+	_Atomic unsigned char *landed; /* [plan->blocks] */
+	struct stripe **stripe;        /* [arena->shape.rails]; the data's first */
+	struct limiter limiter;
+};
+
+struct epoch_config {
+	struct net *net;
+	uint32_t window;
+	uint64_t max_bandwidth;
+	const struct log *log;
+};
+
+/* Takes layout and arena, also on error. ENOMEM, ENET. */
+int epoch_new(const struct epoch_config *config, struct layout *layout, struct arena *arena,
+              struct epoch **out);
+/* Accepts NULL. If a transfer is still under way the arena stays mapped. */
+void epoch_free(struct epoch *e);
+
+/* The rail in which the rank's data lies, and its member there. */
+const struct rail *epoch_rail(const struct epoch *e);
+uint32_t epoch_member(const struct epoch *e);
+
+/* The checksums of the rank's own data in one of its slots, for struct copy_job. */
+uint32_t *epoch_own_sums(const struct epoch *e, const struct slot *slot);
+
+uint64_t epoch_staging_bytes(const struct epoch *e);
+
+#endif

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "gather.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "error.h"
+
+/* An arena as its agent describes it to all. */
+struct record {
+	uint64_t epoch, incarnation[2], version[2];
+	uint32_t rank, valid, unsure, late;
+	uint32_t state[2];
+};
+
+/* --- attaching --- */
+
+/* The rank of this node that acts for an arena found on it. */
+static uint32_t agent_of(const struct ftmem *ft, uint32_t rank)
+{
+	const struct map *map = ft->map;
+	uint32_t here = map->node_of_rank[ft->net->rank], index;
+
+	if (rank < map->ranks && map->node_of_rank[rank] == here)
+		return rank;
+	index = rank % map->node[here].ranks;
+	for (uint32_t i = 0; i < map->ranks; i++)
+		if (map->node_of_rank[i] == here && map->local_index[i] == index)
+			return i;
+	return ft->net->rank;
+}
+
+static int attach(struct gather *g, const struct smp_entry *entry)
+{
+	struct ftmem *ft = g->ft;
+	struct gather_arena *at = &g->here[g->here_count];
+	int fd = -1, rc;
+
+	if (entry->epoch == ft->epoch->number && entry->rank == ft->net->rank) {
+		*at = (struct gather_arena){ft->epoch->arena, true};
+		g->here_count++;
+		return 0;
+	}
+	rc = smp_attach(ft->keeper.smp, entry->epoch, entry->rank, true, &fd);
+	if (rc < 0)
+		return rc;
+	rc = arena_attach(fd, true, &at->arena);
+	if (rc == FTMEM_ECORRUPT) {
+		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: counted as lost", error_msg());
+		return smp_release(ft->keeper.smp, entry->epoch, entry->rank);
+	}
+	if (rc == 0)
+		g->here_count++;
+	return rc;
+}
+
+static int attach_all(struct gather *g)
+{
+	struct smp_entry *entry = NULL;
+	uint32_t count = 0;
+	int rc = smp_list(g->ft->keeper.smp, &entry, &count);
+
+	if (rc == 0) {
+		g->here = calloc(count ? count : 1, sizeof(*g->here));
+		if (!g->here)
+			rc = error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " arenas", count);
+	}
+	for (uint32_t i = 0; rc == 0 && i < count; i++)
+		if (agent_of(g->ft, entry[i].rank) == g->ft->net->rank)
+			rc = attach(g, &entry[i]);
+	free(entry);
+	return rc;
+}
+
+/* --- the table --- */
+
+static void describe(const struct arena *a, struct record *r)
+{
+	*r = (struct record){
+		.epoch = a->header->epoch,
+		.rank = a->header->rank,
+		.valid = 1,
+		.unsure = a->header->late,
+		.late = a->header->late,
+	};
+	for (int i = 0; i < 2; i++) {
+		struct stamp stamp;
+		bool damaged = false;
+
+		r->state[i] = slot_read(&a->slot[i], &stamp, &damaged);
+		r->incarnation[i] = stamp.incarnation;
+		r->version[i] = stamp.version;
+		r->unsure = r->unsure || damaged;
+	}
+}
+
+static int fill_table(struct gather *g, const struct record *all, uint32_t per_rank)
+{
+	uint64_t total = (uint64_t)per_rank * g->ft->net->size;
+
+	g->arena = calloc(total ? total : 1, sizeof(*g->arena));
+	g->here_index = calloc(total ? total : 1, sizeof(*g->here_index));
+	if (!g->arena || !g->here_index)
+		return error_set(FTMEM_ENOMEM, "no memory for the table of %" PRIu64 " arenas", total);
+	for (uint64_t i = 0; i < total; i++) {
+		const struct record *r = &all[i];
+		struct recover_arena *a = &g->arena[g->arenas];
+
+		if (!r->valid)
+			continue;
+		a->epoch = r->epoch;
+		a->rank = r->rank;
+		a->agent = (uint32_t)(i / per_rank);
+		a->unsure = r->unsure;
+		for (int j = 0; j < 2; j++)
+			a->slot[j] = (struct commit_slot){(enum slot_state)r->state[j],
+			                                  {r->incarnation[j], r->version[j]}};
+		g->here_index[g->arenas++] = (uint32_t)(i % per_rank);
+	}
+	return 0;
+}
+
+/* --- maps --- */
+
+static bool holds(const struct record *r)
+{
+	for (int i = 0; i < 2; i++)
+		if (r->state[i] == SLOT_PREPARED || r->state[i] == SLOT_COMMITTED)
+			return true;
+	return false;
+}
+
+/*
+ * The arena whose map speaks for an epoch: one that holds something, best a late
+ * one, since it names the nodes as they were last. -1: the epoch holds nothing.
+ */
+static int64_t spokesman(const struct record *all, uint64_t total, uint64_t epoch)
+{
+	int64_t best = -1;
+
+	for (uint64_t i = 0; i < total; i++) {
+		if (!all[i].valid || all[i].epoch != epoch || !holds(&all[i]))
+			continue;
+		if (best < 0 || (all[i].late && !all[best].late))
+			best = (int64_t)i;
+	}
+	return best;
+}
+
+/* Gives all ranks the map that rank from has. */
+static int share_map(struct gather *g, const struct map *mine, struct map **out)
+{
+	struct ftmem *ft = g->ft;
+	uint64_t bytes = mine ? map_blob_bytes(mine) : 0, words, *blob;
+	int rc = net_allreduce(ft->net, &bytes, 1, NET_MAX, session_deadline(ft), "sharing a map");
+
+	if (rc < 0)
+		return rc;
+	words = (bytes + 7) / 8;
+	blob = calloc(words ? words : 1, sizeof(*blob));
+	rc = session_agree(ft, blob ? 0 : error_set(FTMEM_ENOMEM, "no memory for a map of %" PRIu64
+	                                            " bytes", bytes), "sharing a map");
+	if (rc == 0 && mine)
+		map_blob_write(mine, (uint8_t *)blob);
+	if (rc == 0)
+		rc = net_allreduce(ft->net, blob, (uint32_t)words, NET_MAX, session_deadline(ft),
+		                   "sharing a map");
+	if (rc == 0)
+		rc = map_blob_read((uint8_t *)blob, bytes, out);
+	free(blob);
+	return session_agree(ft, rc, "sharing a map");
+}
+
+static uint64_t next_epoch(const struct record *all, uint64_t total, uint64_t below)
+{
+	uint64_t best = 0;
+
+	for (uint64_t i = 0; i < total; i++)
+		if (all[i].valid && all[i].epoch < below && all[i].epoch > best)
+			best = all[i].epoch;
+	return best;
+}
+
+static int share_maps(struct gather *g, const struct record *all, uint32_t per_rank)
+{
+	uint64_t total = (uint64_t)per_rank * g->ft->net->size, e = UINT64_MAX;
+	uint32_t room = 0;
+	int rc = 0;
+
+	while ((e = next_epoch(all, total, e)) > 0)
+		room++;
+	g->epoch = calloc(room ? room : 1, sizeof(*g->epoch));
+	rc = session_agree(g->ft, g->epoch ? 0 : error_set(FTMEM_ENOMEM, "no memory for %" PRIu32
+	                                                   " epochs", room), "sharing maps");
+	e = UINT64_MAX;
+	while (rc == 0 && (e = next_epoch(all, total, e)) > 0) {
+		int64_t who = spokesman(all, total, e);
+		const struct map *mine = NULL;
+		struct map *map = NULL;
+
+		if (who < 0)
+			continue;
+		if (who / per_rank == g->ft->net->rank)
+			mine = g->here[who % per_rank].arena->map;
+		rc = share_map(g, mine, &map);
+		if (rc == 0)
+			g->epoch[g->epochs++] = (struct recover_epoch){e, map};
+	}
+	return rc;
+}
+
+/* --- life --- */
+
+static int gather(struct gather *g)
+{
+	struct ftmem *ft = g->ft;
+	struct record *mine = NULL, *all = NULL;
+	uint64_t per_rank;
+	int rc = session_agree(ft, attach_all(g), "attaching to what is stored");
+
+	if (rc < 0)
+		return rc;
+	per_rank = g->here_count;
+	rc = net_allreduce(ft->net, &per_rank, 1, NET_MAX, session_deadline(ft), "counting arenas");
+	if (rc < 0)
+		return rc;
+	mine = calloc(per_rank ? per_rank : 1, sizeof(*mine));
+	all = calloc(per_rank ? per_rank * ft->net->size : 1, sizeof(*all));
+	if (!mine || !all)
+		rc = error_set(FTMEM_ENOMEM, "no memory for the table of arenas");
+	for (uint32_t i = 0; rc == 0 && i < g->here_count; i++)
+		describe(g->here[i].arena, &mine[i]);
+	rc = session_agree(ft, rc, "gathering what is stored");
+	if (rc == 0 && per_rank > 0)
+		rc = net_allgather(ft->net, mine, per_rank * sizeof(*mine), all, session_deadline(ft),
+		                   "gathering what is stored");
+	if (rc == 0)
+		rc = session_agree(ft, fill_table(g, all, (uint32_t)per_rank), "gathering what is stored");
+	if (rc == 0 && per_rank > 0)
+		rc = share_maps(g, all, (uint32_t)per_rank);
+	free(mine);
+	free(all);
+	return rc;
+}
+
+int gather_new(struct ftmem *ft, struct gather **out)
+{
+	struct gather *g = calloc(1, sizeof(*g));
+	int rc;
+
+	*out = NULL;
+	rc = session_agree(ft, g ? 0 : error_set(FTMEM_ENOMEM, "no memory to gather"), "gathering");
+	if (rc == 0) {
+		g->ft = ft;
+		rc = gather(g);
+	}
+	if (rc < 0) {
+		gather_free(g);
+		return rc;
+	}
+	*out = g;
+	return 0;
+}
+
+void gather_free(struct gather *g)
+{
+	if (!g)
+		return;
+	for (uint32_t i = 0; i < g->here_count; i++) {
+		struct arena *a = g->here[i].arena;
+		struct ftmem *ft = g->ft;
+
+		if (g->here[i].own)
+			continue;
+		/* What the present run retired meanwhile is not there any more. */
+		if (smp_release(ft->keeper.smp, a->header->epoch, a->header->rank) < 0)
+			log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "%s", error_msg());
+		arena_free(a);
+	}
+	for (uint32_t i = 0; i < g->epochs; i++)
+		map_free((struct map *)g->epoch[i].map);
+	free(g->here);
+	free(g->arena);
+	free(g->here_index);
+	free(g->epoch);
+	free(g);
+}
+
+struct recover_input gather_input(const struct gather *g)
+{
+	return (struct recover_input){g->epoch, g->epochs, g->arena, g->arenas};
+}
+
+uint32_t gather_max_ranks(const struct gather *g)
+{
+	uint32_t max = 0;
+
+	for (uint32_t i = 0; i < g->epochs; i++)
+		if (g->epoch[i].map->ranks > max)
+			max = g->epoch[i].map->ranks;
+	return max;
+}

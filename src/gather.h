@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What is stored in the job, as every rank sees it: the arenas that the SMPs hold,
+ * each attached by one rank of the present job, its agent (the rank whose it is if
+ * that runs on the arena's node, else one of the node's ranks). Collective.
+ */
+#ifndef FTMEM_GATHER_H
+#define FTMEM_GATHER_H
+
+#include "recover.h"
+#include "session.h"
+
+/* An arena of which this rank is the agent. */
+struct gather_arena {
+	struct arena *arena;
+	bool own;       /* of the sealed epoch: borrowed */
+};
+
+struct gather {
+	struct ftmem *ft;
+	struct gather_arena *here;
+	uint32_t here_count;
+	struct recover_arena *arena;   /* of all ranks, the same on all */
+	uint32_t *here_index;          /* [arenas] index into here, if agent is this rank */
+	uint32_t arenas;
+	struct recover_epoch *epoch;   /* with their maps, owned */
+	uint32_t epochs;
+};
+
+/* ft->epoch is sealed. EATTACHED, ENOMEM, ENET, ESMP, ETIMEOUT: on all ranks. */
+int gather_new(struct ftmem *ft, struct gather **out);
+/* Detaches and ends the leases. Accepts NULL. */
+void gather_free(struct gather *g);
+
+struct recover_input gather_input(const struct gather *g);
+
+/* Ranks of the largest map. */
+uint32_t gather_max_ranks(const struct gather *g);
+
+#endif

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A rank's link to its SMP, and the arenas the SMP must hold for it: when the SMP
+ * dies, another is started and the arenas are handed over. One thread at a time.
+ */
+#ifndef FTMEM_KEEPER_H
+#define FTMEM_KEEPER_H
+
+#include "slot.h"
+#include "smp/client.h"
+
+#define KEEPER_ARENAS 2
+
+struct keeper {
+	struct smp_client *smp;
+	const struct log *log;
+	const struct arena *arena[KEEPER_ARENAS]; /* borrowed; NULL: none */
+	uint64_t next_look_ns;
+	bool failing;          /* said so already */
+};
+
+/* Connects; starts an SMP if there is none. */
+int keeper_init(struct keeper *k, const struct smp_config *config);
+void keeper_deinit(struct keeper *k);
+
+/* From now on the SMP must hold a; a freed arena must be let go first. */
+void keeper_hold(struct keeper *k, const struct arena *a);
+void keeper_let_go(struct keeper *k, const struct arena *a);
+
+/* Makes sure that there is an SMP with our arenas. ESMP, ETIMEOUT; a later call
+ * tries again. */
+int keeper_ensure(struct keeper *k);
+/* The same, but looks only now and then, and logs a failure once. */
+void keeper_watch(struct keeper *k, uint64_t now_ns);
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Message passing between the ranks of a job, as few operations as the library
+ * needs. net_mpi.c implements it over MPI; tests have networks of their own.
+ *
+ * Messages between two ranks with one tag arrive in the order of their sends.
+ * One thread at a time. Every function returns ENET with the cause, or 0.
+ */
+#ifndef FTMEM_NET_H
+#define FTMEM_NET_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct net;
+
+/* A transfer under way. Zeroed or completed: idle. Its memory must stay put. */
+struct net_req {
+	uint64_t handle[2];
+	uint32_t peer;
+	bool active;
+	bool receive;
+	uint64_t bytes;
+};
+
+/* net_req.peer of a collective operation. */
+#define NET_ALL UINT32_MAX
+
+enum net_reduce { NET_MIN, NET_MAX, NET_SUM };
+
+struct net_ops {
+	int (*send)(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes, struct net_req *req);
+	/* The message must have exactly bytes bytes: else ENET when tested. */
+	int (*recv)(struct net *net, uint32_t peer, uint32_t tag, void *buf, size_t bytes, struct net_req *req);
+	/* Nonblocking all-reduce of count words in place, matched by call order. */
+	int (*allreduce)(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op, struct net_req *req);
+	/* Nonblocking all-gather: bytes from every rank into out, by rank. */
+	int (*allgather)(struct net *net, const void *in, size_t bytes, void *out, struct net_req *req);
+	/* Completes req if it can: then req->active is false. */
+	int (*test)(struct net *net, struct net_req *req);
+	/* Gives up a receive or send that will not complete; best effort. */
+	void (*cancel)(struct net *net, struct net_req *req);
+	/* Collective unless transfers are lost. */
+	void (*free)(struct net *net);
+};
+
+struct net {
+	const struct net_ops *ops;
+	uint32_t rank, size;
+	uint32_t tag_max;
+	_Atomic uint64_t sent_bytes;
+	bool broken;  /* a collective call did not end: further ones return ENET */
+};
+
+/* Bytes per message at most; larger ones are the caller's to cut. */
+#define NET_MESSAGE_MAX (UINT64_C(1) << 30)
+
+/*
+ * comm: MPI_Comm * or NULL for world. Initialises MPI if nobody did and then
+ * finalises it at exit. Collective. EINVAL: MPI without MPI_THREAD_MULTIPLE, MPI
+ * finalised already, or a launcher whose world is larger than MPI's (torchrun,
+ * srun without a PMI): names the command to use. ENET, ETIMEOUT.
+ */
+int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out);
+
+int net_send(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes, struct net_req *req);
+int net_recv(struct net *net, uint32_t peer, uint32_t tag, void *buf, size_t bytes, struct net_req *req);
+int net_test(struct net *net, struct net_req *req);
+void net_free(struct net *net); /* accepts NULL */
+
+/* What a poller does between two fruitless looks: spin, then yield, then sleep.
+ * Zeroed: start over, as after every fruitful one. */
+struct net_backoff {
+	uint32_t idle;
+};
+void net_backoff(struct net_backoff *b);
+
+/* Waits until req is done; ETIMEOUT names what and, for a transfer, the peer. */
+int net_wait(struct net *net, struct net_req *req, uint64_t deadline_ns, const char *what);
+
+/* Collective, with a deadline (clock.h). Outputs are untouched on error. */
+int net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+                  uint64_t deadline_ns, const char *what);
+int net_allgather(struct net *net, const void *in, size_t bytes, void *out,
+                  uint64_t deadline_ns, const char *what);
+
+#endif

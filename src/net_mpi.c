@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * net.h over MPI: the only file that knows it. All traffic runs on a duplicate of
+ * the caller's communicator, with errors returned instead of fatal.
+ */
+#include <mpi.h>
+
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "error.h"
+#include "net.h"
+
+struct net_mpi {
+	struct net net;
+	MPI_Comm comm;
+};
+
+_Static_assert(sizeof(MPI_Request) <= sizeof(((struct net_req *)0)->handle),
+               "a request fits its handle");
+
+static int mpi_failed(int code, const char *what)
+{
+	char text[MPI_MAX_ERROR_STRING] = "";
+	int len = 0;
+
+	MPI_Error_string(code, text, &len);
+	return error_set(FTMEM_ENET, "%s: %s", what, text);
+}
+
+static void req_start(struct net_req *req, MPI_Request r, uint32_t peer, bool receive, size_t bytes)
+{
+	memcpy(req->handle, &r, sizeof(r));
+	req->peer = peer;
+	req->receive = receive;
+	req->bytes = bytes;
+	req->active = true;
+}
+
+static int check_transfer(struct net *net, uint32_t peer, uint32_t tag, size_t bytes)
+{
+	if (peer >= net->size || bytes > NET_MESSAGE_MAX || tag > net->tag_max)
+		return error_set(FTMEM_ENET, "message of %zu bytes with tag %" PRIu32 " to rank %" PRIu32
+		                 " is beyond the limits of this MPI", bytes, tag, peer);
+	return 0;
+}
+
+static int mpi_send(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes,
+                    struct net_req *req)
+{
+	struct net_mpi *m = (struct net_mpi *)net;
+	MPI_Request r;
+	int rc = check_transfer(net, peer, tag, bytes);
+
+	if (rc < 0)
+		return rc;
+	rc = MPI_Isend(buf, (int)bytes, MPI_BYTE, (int)peer, (int)tag, m->comm, &r);
+	if (rc != MPI_SUCCESS)
+		return mpi_failed(rc, "MPI_Isend");
+	req_start(req, r, peer, false, bytes);
+	return 0;
+}
+
+static int mpi_recv(struct net *net, uint32_t peer, uint32_t tag, void *buf, size_t bytes,
+                    struct net_req *req)
+{
+	struct net_mpi *m = (struct net_mpi *)net;
+	MPI_Request r;
+	int rc = check_transfer(net, peer, tag, bytes);
+
+	if (rc < 0)
+		return rc;
+	rc = MPI_Irecv(buf, (int)bytes, MPI_BYTE, (int)peer, (int)tag, m->comm, &r);
+	if (rc != MPI_SUCCESS)
+		return mpi_failed(rc, "MPI_Irecv");
+	req_start(req, r, peer, true, bytes);
+	return 0;
+}
+
+static int mpi_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+                         struct net_req *req)
+{
+	struct net_mpi *m = (struct net_mpi *)net;
+	const MPI_Op ops[] = {[NET_MIN] = MPI_MIN, [NET_MAX] = MPI_MAX, [NET_SUM] = MPI_SUM};
+	MPI_Request r;
+	int rc = MPI_Iallreduce(MPI_IN_PLACE, words, (int)count, MPI_UINT64_T, ops[op], m->comm, &r);
+
+	if (rc != MPI_SUCCESS)
+		return mpi_failed(rc, "MPI_Iallreduce");
+	req_start(req, r, NET_ALL, false, 0);
+	return 0;
+}
+
+static int mpi_allgather(struct net *net, const void *in, size_t bytes, void *out,
+                         struct net_req *req)
+{
+	struct net_mpi *m = (struct net_mpi *)net;
+	MPI_Request r;
+	int rc;
+
+	if (bytes > INT_MAX)
+		return error_set(FTMEM_ENET, "all-gather of %zu bytes per rank is too large", bytes);
+	rc = MPI_Iallgather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, m->comm, &r);
+	if (rc != MPI_SUCCESS)
+		return mpi_failed(rc, "MPI_Iallgather");
+	req_start(req, r, NET_ALL, false, 0);
+	return 0;
+}
+
+static int mpi_test(struct net *net, struct net_req *req)
+{
+	MPI_Request r;
+	MPI_Status status;
+	int flag = 0, got = 0, rc;
+
+	(void)net;
+	memcpy(&r, req->handle, sizeof(r));
+	rc = MPI_Test(&r, &flag, &status);
+	memcpy(req->handle, &r, sizeof(r));
+	if (rc != MPI_SUCCESS) {
+		req->active = false;
+		return mpi_failed(rc, req->receive ? "receive" : "MPI_Test");
+	}
+	if (!flag)
+		return 0;
+	req->active = false;
+	if (!req->receive)
+		return 0;
+	rc = MPI_Get_count(&status, MPI_BYTE, &got);
+	if (rc != MPI_SUCCESS)
+		return mpi_failed(rc, "MPI_Get_count");
+	if ((uint64_t)got != req->bytes)
+		return error_set(FTMEM_ENET, "rank %" PRIu32 " sent %d bytes where %" PRIu64
+		                 " were expected: do all ranks run the same library version?",
+		                 req->peer, got, req->bytes);
+	return 0;
+}
+
+static void mpi_cancel(struct net *net, struct net_req *req)
+{
+	MPI_Request r;
+	int flag = 0;
+
+	(void)net;
+	if (!req->active)
+		return;
+	req->active = false;
+	memcpy(&r, req->handle, sizeof(r));
+	if (req->receive)
+		MPI_Cancel(&r);
+	/* A collective cannot be freed while it is active: it stays MPI's. */
+	if (MPI_Test(&r, &flag, MPI_STATUS_IGNORE) == MPI_SUCCESS && !flag && req->peer != NET_ALL)
+		MPI_Request_free(&r);
+}
+
+static void mpi_free(struct net *net)
+{
+	struct net_mpi *m = (struct net_mpi *)net;
+	int finalized = 0;
+
+	MPI_Finalized(&finalized);
+	if (!finalized && m->comm != MPI_COMM_NULL)
+		MPI_Comm_free(&m->comm);
+	free(m);
+}
+
+static const struct net_ops mpi_ops = {
+	.send = mpi_send,
+	.recv = mpi_recv,
+	.allreduce = mpi_allreduce,
+	.allgather = mpi_allgather,
+	.test = mpi_test,
+	.cancel = mpi_cancel,
+	.free = mpi_free,
+};
+
+static void finalize_at_exit(void)
+{
+	int finalized = 1;
+
+	MPI_Finalized(&finalized);
+	if (!finalized)
+		MPI_Finalize();
+}
+
+static int init_mpi(void)
+{
+	int done = 0, level = MPI_THREAD_SINGLE, rc;
+
+	MPI_Finalized(&done);
+	if (done)
+		return error_set(FTMEM_EINVAL, "MPI was finalised: open the job before MPI_Finalize()");
+	MPI_Initialized(&done);
+	if (done) {
+		MPI_Query_thread(&level);
+	} else {
+		rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level);
+		if (rc != MPI_SUCCESS)
+			return mpi_failed(rc, "MPI_Init_thread");
+		if (atexit(finalize_at_exit) != 0)
+			return error_set(FTMEM_ENOMEM, "atexit: no room");
+	}
+	if (level < MPI_THREAD_MULTIPLE)
+		return error_set(FTMEM_EINVAL, "MPI was initialised without MPI_THREAD_MULTIPLE: call "
+		                 "MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided), or let "
+		                 "ftmem_open() initialise MPI");
+	return 0;
+}
+
+/* A launcher that started several processes but no MPI job among them. */
+static int check_launcher(uint64_t world)
+{
+	static const struct {
+		const char *env, *advice;
+	} launcher[] = {
+		{"WORLD_SIZE", "torchrun starts no MPI job; use: mpirun -n %s python SCRIPT"},
+		{"SLURM_STEP_NUM_TASKS", "srun started no MPI job; use: srun --mpi=pmix -n %s PROGRAM"},
+		{"OMPI_COMM_WORLD_SIZE", "the program's MPI is not the one of mpirun; use: mpirun -n %s "
+		                         "of the OpenMPI that libftmem is linked with"},
+		{"PMI_SIZE", "the launcher's process manager is not the one of this MPI; use: mpirun -n %s "
+		             "of the OpenMPI that libftmem is linked with"},
+	};
+
+	for (size_t i = 0; i < sizeof(launcher) / sizeof(launcher[0]); i++) {
+		const char *text = getenv(launcher[i].env);
+		uint64_t size = text ? strtoull(text, NULL, 10) : 0;
+		char advice[256];
+
+		if (size <= world)
+			continue;
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+		snprintf(advice, sizeof(advice), launcher[i].advice, text);
+#pragma GCC diagnostic pop
+		return error_set(FTMEM_EINVAL, "%s is %s, but MPI has %" PRIu64 " rank%s: %s",
+		                 launcher[i].env, text, world, world == 1 ? "" : "s", advice);
+	}
+	return 0;
+}
+
+/* MPI_Comm_dup() with a deadline. */
+static int duplicate(struct net_mpi *m, MPI_Comm comm, uint32_t timeout_ms)
+{
+	uint64_t deadline = clock_deadline(timeout_ms);
+	struct net_backoff backoff = {0};
+	MPI_Request r;
+	int done = 0, rc = MPI_Comm_idup(comm, &m->comm, &r);
+
+	while (rc == MPI_SUCCESS && !done) {
+		rc = MPI_Test(&r, &done, MPI_STATUS_IGNORE);
+		if (rc == MPI_SUCCESS && !done && clock_ns() > deadline)
+			return error_set(FTMEM_ETIMEOUT, "opening the job: not every rank called ftmem_open() "
+			                 "within %" PRIu32 " ms", timeout_ms);
+		net_backoff(&backoff);
+	}
+	return rc == MPI_SUCCESS ? 0 : mpi_failed(rc, "duplicating the communicator");
+}
+
+int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out)
+{
+	struct net_mpi *m = NULL;
+	int rc, world = 0, rank = 0, size = 0, flag = 0, *tag_ub = NULL;
+
+	*out = NULL;
+	rc = init_mpi();
+	if (rc < 0)
+		return rc;
+	MPI_Comm_size(MPI_COMM_WORLD, &world);
+	rc = check_launcher((uint64_t)world);
+	if (rc < 0)
+		return rc;
+	m = calloc(1, sizeof(*m));
+	if (!m)
+		return error_set(FTMEM_ENOMEM, "no memory for the network");
+	m->net.ops = &mpi_ops;
+	m->comm = MPI_COMM_NULL;
+	rc = duplicate(m, comm ? *(const MPI_Comm *)comm : MPI_COMM_WORLD, timeout_ms);
+	if (rc < 0) {
+		/* MPI may still write to the communicator's handle: m stays. */
+		if (rc != FTMEM_ETIMEOUT)
+			free(m);
+		return rc;
+	}
+	rc = MPI_Comm_set_errhandler(m->comm, MPI_ERRORS_RETURN);
+	if (rc == MPI_SUCCESS)
+		rc = MPI_Comm_rank(m->comm, &rank);
+	if (rc == MPI_SUCCESS)
+		rc = MPI_Comm_size(m->comm, &size);
+	if (rc == MPI_SUCCESS)
+		rc = MPI_Comm_get_attr(m->comm, MPI_TAG_UB, &tag_ub, &flag);
+	if (rc != MPI_SUCCESS) {
+		rc = mpi_failed(rc, "duplicating the communicator");
+		mpi_free(&m->net);
+		return rc;
+	}
+	m->net.rank = (uint32_t)rank;
+	m->net.size = (uint32_t)size;
+	m->net.tag_max = flag ? (uint32_t)*tag_ub : 32767;
+	*out = &m->net;
+	return 0;
+}

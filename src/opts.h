@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Options: struct ftmem_opts, then FTMEM_* of the environment, then defaults.
+ * One table in opts.c gives name, default, range and meaning of each; the
+ * README's table is checked against it by a test.
+ */
+#ifndef FTMEM_OPTS_H
+#define FTMEM_OPTS_H
+
+#include "ftmem.h"
+#include "log.h"
+
+#define OPTS_PATH_MAX 4096
+
+struct opts {
+	char job[FTMEM_NAME_MAX + 1];
+	char node[FTMEM_NAME_MAX + 1];
+	char rack[FTMEM_NAME_MAX + 1];  /* "" if none */
+	char dir[OPTS_PATH_MAX];
+	char smp_path[OPTS_PATH_MAX];
+	const void *comm;
+	uint32_t group_nodes, parity, timeout_ms, expire_s;
+	uint32_t block_bytes, window, copy_threads;
+	uint64_t max_bandwidth;
+	struct log log; /* rank LOG_NO_RANK, for the caller to set */
+};
+
+/*
+ * Resolves and checks. EINVAL names the option or variable, its value and the
+ * allowed range. Empty strings count as not given; user NULL: the environment says
+ * all. The default node is the host name with '-' for characters a node name may not
+ * have. The default dir is $XDG_RUNTIME_DIR/ftmem if that is set, else
+ * /tmp/ftmem-UID; it need not exist. The default smp_path is the installed one or,
+ * if that does not exist, "ftmem-smp" beside the library's own file or in the bin or
+ * libexec folder near it, then in PATH; it may not exist: what starts it says so.
+ */
+int opts_resolve(const struct ftmem_opts *user, struct opts *out);
+
+/* Whether name has 1 to FTMEM_NAME_MAX characters of [A-Za-z0-9._-], the first
+ * not '.' or '-'. */
+int opts_name_valid(const char *name);
+
+/* For documentation and its test: variable, default, meaning; NULL at the end. */
+struct opts_doc {
+	const char *env, *def, *text;
+};
+const struct opts_doc *opts_docs(void);
+
+#endif

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The one thread that drives snapshots under way and makes their MPI calls. It
+ * takes versions from a queue, in call order, and sleeps when there are none. While
+ * it runs, the network, the engine and the keeper are its own; collective calls of
+ * the trainer stop it first (progress_stop()) and start it again afterwards.
+ */
+#ifndef FTMEM_PROGRESS_H
+#define FTMEM_PROGRESS_H
+
+#include "keeper.h"
+#include "snapshot.h"
+
+struct progress;
+
+struct progress_config {
+	struct net *net;
+	const struct copy_ops *copy_ops;
+	struct copy *copy;
+	struct keeper *keeper;
+	const struct log *log;
+	uint32_t timeout_ms;       /* after which a version that waits is reported */
+	void (*pin)(void *arg);    /* called first on the thread */
+	void *pin_arg;
+	/* Called on the thread when the epoch's first version is committed. */
+	void (*retire)(void *arg);
+	void *retire_arg;
+};
+
+struct progress_stats {
+	uint64_t committed, dropped, skipped, newest;
+	bool stored;               /* newest is valid */
+	double call_s, copy_s, protect_s;
+};
+
+/* ENOMEM, ESYS. */
+int progress_new(const struct progress_config *config, struct progress **out);
+/* Stops if running; versions under way are given up. Accepts NULL. */
+void progress_free(struct progress *p);
+
+/* While stopped: from now on versions of this epoch. slots: as commit_init(). */
+void progress_set_epoch(struct progress *p, struct epoch *e, const struct commit_slot slots[2],
+                        uint64_t incarnation);
+
+int progress_start(struct progress *p); /* ESYS; nothing to do if running */
+/* Waits until every version asked for is resolved, then ends the thread. ETIMEOUT:
+ * it runs on; the message says for whom it waits. Nothing to do if stopped. */
+int progress_stop(struct progress *p, uint64_t deadline_ns);
+
+/* ENET if the network failed: nothing can be done with it any more. */
+int progress_check(struct progress *p);
+
+/* As ftmem_snapshot() and ftmem_wait(), with their results. */
+int progress_snapshot(struct progress *p, uint64_t version, void *stream);
+int progress_wait(struct progress *p, uint64_t version, uint64_t deadline_ns);
+
+/* Any thread. */
+void progress_read(struct progress *p, struct progress_stats *out);
+
+/* What the trainer learns after a restore: this version is committed. */
+void progress_note_restored(struct progress *p, uint64_t version);
+/* After forgetting: nothing is stored. */
+void progress_note_forgotten(struct progress *p);
+
+#endif

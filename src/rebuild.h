@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Rebuilds what is missing in one rail: the slots of lost members, and single blocks
+ * of live ones that fail their checksum.
+ *
+ * A unit is one row of one stripe: n blocks, of which any k give the rest. For each
+ * unit in which a block is erased one live member, rotating, is the decoder: k - 1
+ * others send it theirs, it decodes, checks the data against the checksums taken
+ * when it was copied, and sends the results to their owners. So the work and the
+ * traffic are spread over all live members, and the owner of a lost slot receives
+ * each byte once.
+ *
+ * Each member is acted for by a rank of the present job, its agent; one rank may be
+ * the agent of several.
+ */
+#ifndef FTMEM_REBUILD_H
+#define FTMEM_REBUILD_H
+
+#include "log.h"
+#include "net.h"
+#include "slot.h"
+
+/* A block of a live member that fails its checksum. */
+struct rebuild_bad {
+	uint32_t member;
+	uint32_t parity;  /* 1: index is a parity row, 0: a chunk */
+	uint32_t index;
+	uint32_t row;
+};
+
+/* Here: what this rank, as agent, holds of a member. */
+struct rebuild_member {
+	uint32_t agent;
+	bool lost;
+	struct slot *slot;    /* NULL if agent is another rank */
+	uint32_t rail_index;  /* of this rail in slot->shape */
+};
+
+struct rebuild_config {
+	struct net *net;
+	const struct rail *rail;
+	const struct rebuild_member *member;   /* [rail->n] */
+	const struct rebuild_bad *bad;         /* of all members */
+	uint32_t bad_count;
+	bool parity;           /* rebuild erased parity too, not only data */
+	uint32_t window;       /* units in flight, >= 1 */
+	uint32_t timeout_ms;   /* without any progress */
+};
+
+struct rebuild_report {
+	uint64_t data_bytes, parity_bytes; /* rebuilt and stored by this rank */
+	uint64_t repaired_blocks;          /* of live members */
+};
+
+/* Whether every unit has at most m erased blocks. Pure. ENOMEM. */
+int rebuild_possible(const struct rail *rail, const struct rebuild_member *member,
+                     const struct rebuild_bad *bad, uint32_t bad_count, bool *possible);
+
+/*
+ * To be called by all agents of the rail's members; ranks that act in several rails
+ * call in ascending order of rail id. Fills data, parity and checksum tables of lost
+ * members' slots, not their headers; report is added to. ECORRUPT: a rebuilt block does not fit its
+ * checksum. ENOMEM, ENET, ETIMEOUT (names the rank waited for).
+ */
+int rebuild_rail(const struct rebuild_config *config, struct rebuild_report *report);
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Which version to restore, and from where: pure functions of what all surviving
+ * SMPs hold. Every rank computes the same plan from the same table. No clock,
+ * thread, allocation or I/O.
+ *
+ * A candidate is an epoch and a stamp. It is recoverable if every rail of that
+ * epoch's map lacks at most m members whose slot is PREPARED or COMMITTED with
+ * exactly that stamp. The best candidate has the largest stamp (incarnation, then
+ * version), then the largest epoch.
+ */
+#ifndef FTMEM_RECOVER_H
+#define FTMEM_RECOVER_H
+
+#include "commit.h"
+#include "map.h"
+#include "slot.h"
+
+/* One arena found, by whoever attached it: also those that hold nothing, which may
+ * prove that a version was not committed. */
+struct recover_arena {
+	uint64_t epoch;
+	uint32_t rank;   /* whose it was */
+	uint32_t agent;  /* rank of the present job that attached it */
+	struct commit_slot slot[2]; /* damaged ones as EMPTY */
+	bool unsure;     /* its slots may have held more: one is damaged, or the arena
+	                    was made later than the others of its epoch */
+};
+
+/* The epochs found, each once: the map each was sealed with. Arenas of an epoch that
+ * is not listed, or of a rank that its map does not have, are passed over. */
+struct recover_epoch {
+	uint64_t epoch;
+	const struct map *map;
+};
+
+struct recover_input {
+	const struct recover_epoch *epoch;
+	uint32_t epochs;
+	const struct recover_arena *arena;
+	uint32_t arenas;
+};
+
+struct recover_choice {
+	uint64_t epoch;
+	struct stamp stamp;
+};
+
+/* Where one rank of the old job is. */
+struct recover_source {
+	int32_t arena; /* index into recover_input.arena; -1: lost */
+	uint32_t slot;
+};
+
+/*
+ * The best recoverable candidate below limit (NULL: no limit). source: [ranks of
+ * the chosen epoch's map], filled; must have room for the largest map. When two
+ * arenas hold the same rank and stamp, a COMMITTED slot wins, then the lower agent.
+ * Returns 0; ELOST: none is recoverable, but one may have been committed (choice is
+ * the best of those, source filled); FTMEM_FRESH: no candidate below limit that may
+ * have been committed; choice and epoch_index are untouched, source is not defined.
+ * The index of the chosen epoch in input->epoch is returned in *epoch_index.
+ *
+ * A candidate may have been committed if a slot says so, or if no surviving arena of
+ * its epoch denies it: one that is sure and holds nothing of that stamp or larger
+ * never voted for it. So a crash in the middle of a job's first snapshot is FRESH.
+ */
+int recover_choose(const struct recover_input *in, const struct recover_choice *limit,
+                   struct recover_choice *choice, uint32_t *epoch_index,
+                   struct recover_source *source);
+
+/*
+ * The incarnation of the run that begins now: larger than all that are stored and no
+ * less than now_ns (CLOCK_REALTIME), so that runs which cannot see one another's
+ * arenas differ, and the later one wins. All ranks use the largest that any of them
+ * computes, which is larger than what any of them attached.
+ */
+uint64_t recover_incarnation(const struct recover_input *in, uint64_t now_ns);
+
+/*
+ * What an unrecoverable choice lacks, for the user: each group that lacks too many,
+ * with the names of the nodes whose ranks are missing and how many more of them are
+ * needed. Writes at most bytes bytes with the terminating 0 (cut with "..." if it
+ * does not fit). source: as recover_choose() left it.
+ */
+void recover_explain(const struct recover_epoch *epoch, const struct recover_choice *choice,
+                     const struct recover_source *source, char *text, size_t bytes);
+
+#endif

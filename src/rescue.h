@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Makes a chosen version whole: verifies what its holders have and rebuilds the slots
+ * of the ranks that lost theirs. Each rank of the job that stored it (the old ranks)
+ * has an agent among the present ranks: who attached its arena or, if it is lost, the
+ * rank of the same number.
+ */
+#ifndef FTMEM_RESCUE_H
+#define FTMEM_RESCUE_H
+
+#include "gather.h"
+#include "rebuild.h"
+
+/* An old rank for which this rank acts. */
+struct rescue_member {
+	uint32_t rank;
+	bool lost;
+	struct slot *slot;         /* filled after rescue_rebuild() */
+	/* Where the slot is in no arena: */
+	struct rail *rails;
+	struct slot_shape shape;
+	struct slot temporary;
+	void *memory;
+	size_t memory_bytes;
+};
+
+struct rescue {
+	struct ftmem *ft;
+	const struct gather *gather;
+	struct recover_choice choice;
+	const struct recover_epoch *epoch;
+	bool in_place;             /* the version is of the sealed epoch */
+	uint32_t ranks;            /* old */
+	struct recover_source *source; /* [ranks] */
+	uint32_t *agent;           /* [ranks] */
+	bool *lost;                /* [ranks] */
+	uint64_t *data_bytes;      /* [ranks] */
+	uint32_t block_bytes;
+	struct rescue_member *member; /* for which this rank acts */
+	uint32_t members;
+	struct rescue_bad *bad;    /* of all ranks */
+	uint32_t bad_count;
+};
+
+/* A block that fails its checksum; whole: so many that the slot counts as lost. */
+struct rescue_bad {
+	uint32_t rank, rail_id, parity, index, row, whole;
+};
+
+/* source is taken. Collective, as are the following. ENOMEM, ENET, ETIMEOUT. */
+int rescue_new(struct ftmem *ft, const struct gather *g, const struct recover_choice *choice,
+               uint32_t epoch_index, struct recover_source *source, struct rescue **out);
+void rescue_free(struct rescue *r); /* accepts NULL */
+
+/* Verifies all blocks. *possible: whether k good blocks are left of every stripe. */
+int rescue_verify(struct rescue *r, bool *possible);
+
+/* Rebuilds; afterwards member[].slot holds the data of each old rank acted for. In
+ * place, rebuilt slots have their parity too and are FILLING. ECORRUPT as well. */
+int rescue_rebuild(struct rescue *r, struct rebuild_report *report);
+
+/* The member acted for, or NULL. */
+struct rescue_member *rescue_find(struct rescue *r, uint32_t rank);
+
+/* A slot in anonymous memory, shaped as that of an old rank. ENOMEM. */
+int rescue_temporary(struct rescue *r, uint32_t rank, struct rescue_member *m);
+void rescue_temporary_free(struct rescue_member *m);
+
+#endif

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * ftmem_restore(): gather, choose, verify, rebuild, fill the regions, make whole.
+ *
+ * In place, the version belongs to the epoch that is sealed: lost slots are rebuilt
+ * in it with their parity, and the version is committed again. Otherwise (ranks on
+ * other nodes, other groups, other regions) the data moves into the regions and a
+ * snapshot of them is committed under the same version in the new epoch. Until that
+ * commit nothing is erased, so a failure on the way leaves what was there.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "error.h"
+#include "move.h"
+
+/* --- what is told to the user --- */
+
+static void list_ranks(const struct rescue *r, bool lost, char *text, size_t bytes)
+{
+	size_t used = 0;
+
+	text[0] = '\0';
+	for (uint32_t i = 0; i < r->ranks && used + 64 < bytes; i++) {
+		if (r->lost[i] != lost)
+			continue;
+		used += (size_t)snprintf(text + used, bytes - used, "%s%" PRIu32 " (%s)", used ? ", " : "",
+		                         i, r->epoch->map->node[r->epoch->map->node_of_rank[i]].name);
+	}
+}
+
+static void report_found(const struct rescue *r)
+{
+	char lost[512];
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < r->ranks; i++)
+		count += r->lost[i];
+	if (r->ft->net->rank != 0)
+		return;
+	list_ranks(r, true, lost, sizeof(lost));
+	log_line(&r->ft->opts.log, FTMEM_LOG_INFO, "version %" PRIu64 " found, held by %" PRIu32 " of %"
+	         PRIu32 " ranks%s%s", r->choice.stamp.version, r->ranks - count, r->ranks,
+	         count ? "; lost: rank " : "", lost);
+}
+
+/* Whose blocks a lost rank was rebuilt from: the live members of its rail. */
+static void report_rebuilt(const struct rescue *r, const struct rebuild_report *report, double s)
+{
+	const struct arena *a = r->ft->epoch->arena;
+	const struct map *map = r->ft->map;
+	char from[512];
+	size_t used = 0;
+
+	if (report->data_bytes + report->parity_bytes == 0)
+		return;
+	from[0] = '\0';
+	for (uint32_t i = 0; r->in_place && i < a->rails[0].n && used + 80 < sizeof(from); i++) {
+		uint32_t rank = a->rails[0].rank[i];
+
+		if (!r->lost[rank])
+			used += (size_t)snprintf(from + used, sizeof(from) - used, "%s%" PRIu32 " (%s)",
+			                         used ? ", " : " from ranks ", rank,
+			                         map->node[map->node_of_rank[rank]].name);
+	}
+	log_line(&r->ft->opts.log, FTMEM_LOG_INFO, "rank %" PRIu32 " on %s: rebuilt %.1f MiB of data and "
+	         "%.1f MiB of parity%s in %.3f s", r->ft->net->rank, r->ft->opts.node,
+	         (double)report->data_bytes / 1048576.0, (double)report->parity_bytes / 1048576.0, from, s);
+}
+
+static int report_lost(const struct gather *g, uint32_t epoch_index,
+                       const struct recover_choice *choice, const struct recover_source *source)
+{
+	char text[768];
+
+	recover_explain(&g->epoch[epoch_index], choice, source, text, sizeof(text));
+	return error_set(FTMEM_ELOST, "version %" PRIu64 " cannot be rebuilt: %s; nothing was erased: "
+	                 "start the job again when those nodes are back", choice->stamp.version, text);
+}
+
+/* --- choosing --- */
+
+/* The newest version that is whole, or can be made so. FRESH, ELOST, ECORRUPT. */
+static int choose(struct ftmem *ft, const struct gather *g, struct rescue **out)
+{
+	struct recover_input in = gather_input(g);
+	struct recover_choice choice = {0}, limit;
+	const struct recover_choice *below = NULL;
+	uint32_t max = gather_max_ranks(g), index = 0;
+
+	*out = NULL;
+	for (;;) {
+		struct recover_source *source = calloc(max ? max : 1, sizeof(*source));
+		bool possible = false;
+		int rc = source ? 0 : error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " ranks", max);
+
+		rc = session_agree(ft, rc, "choosing a version");
+		if (rc == 0)
+			rc = recover_choose(&in, below, &choice, &index, source);
+		if (rc == FTMEM_ELOST)
+			rc = report_lost(g, index, &choice, source);
+		if (rc == FTMEM_FRESH && below)
+			rc = error_set(FTMEM_ECORRUPT, "version %" PRIu64 " is damaged beyond what parity "
+			               "covers, and there is no older one", choice.stamp.version);
+		if (rc != 0) {
+			free(source);
+			return rc;
+		}
+		rc = rescue_new(ft, g, &choice, index, source, out);
+		if (rc == 0)
+			rc = rescue_verify(*out, &possible);
+		if (rc == 0 && possible)
+			return 0;
+		rescue_free(*out);
+		*out = NULL;
+		if (rc < 0)
+			return rc;
+		log_line(&ft->opts.log, FTMEM_LOG_WARN, "version %" PRIu64 " is damaged beyond what parity "
+		         "covers: trying an older one", choice.stamp.version);
+		limit = choice;
+		below = &limit;
+	}
+}
+
+/* --- in place --- */
+
+static int fill_from_own(struct rescue *r)
+{
+	struct ftmem *ft = r->ft;
+	struct rescue_member *m = rescue_find(r, ft->net->rank);
+	struct copy_job job = {
+		.plan = ft->epoch->plan,
+		.data = m->slot->data,
+		.sums = epoch_own_sums(ft->epoch, m->slot),
+		.landed = ft->epoch->landed,
+	};
+	int rc;
+
+	if (m->lost)
+		slot_set_prepared(m->slot, r->choice.stamp);
+	rc = ft->copy_ops->restore(ft->copy, &job);
+	memset((void *)ft->epoch->landed, COPY_PENDING, ft->epoch->plan->blocks);
+	return rc;
+}
+
+/* All are prepared: the version is committed on the new membership, the rest goes. */
+static void commit_again(struct rescue *r)
+{
+	struct ftmem *ft = r->ft;
+	struct arena *a = ft->epoch->arena;
+	struct slot *slot = rescue_find(r, ft->net->rank)->slot;
+	struct commit_slot slots[2] = {0};
+	int at = slot == &a->slot[0] ? 0 : 1;
+
+	slot_set_committed(slot);
+	slot_set_empty(&a->slot[1 - at]);
+	slots[at] = (struct commit_slot){SLOT_COMMITTED, r->choice.stamp};
+	session_enter(ft, slots);
+	session_retire_former(ft);
+}
+
+static int finish_in_place(struct rescue *r)
+{
+	int rc = session_agree(r->ft, fill_from_own(r), "filling the regions");
+
+	if (rc == 0)
+		commit_again(r);
+	return rc;
+}
+
+/* --- from a former epoch --- */
+
+static int protect_again(struct rescue *r)
+{
+	struct ftmem *ft = r->ft;
+	const struct commit_slot empty[2] = {0};
+	uint64_t version = r->choice.stamp.version, deadline;
+	int rc;
+
+	session_enter(ft, empty);
+	rc = session_agree(ft, progress_start(ft->progress), "starting to protect");
+	if (rc < 0)
+		return rc;
+	rc = progress_snapshot(ft->progress, version, NULL);
+	/* Room for 100 MB/s beyond the deadline for a peer's answer. */
+	deadline = session_deadline(ft) + ft->epoch->arena->bytes * 10;
+	if (rc >= 0)
+		rc = progress_wait(ft->progress, version, deadline);
+	if (rc == FTMEM_DROPPED)
+		rc = error_set(FTMEM_ENET, "version %" PRIu64 " was restored, but could not be protected "
+		               "again: call ftmem_restore() once more", version);
+	if (progress_stop(ft->progress, deadline) < 0 && rc == 0)
+		rc = FTMEM_ETIMEOUT;
+	return session_agree(ft, rc, "protecting the version again");
+}
+
+/* --- the whole --- */
+
+static int restore(struct ftmem *ft, struct gather *g, uint64_t *version)
+{
+	struct rebuild_report report = {0};
+	struct rescue *r = NULL;
+	uint64_t begin;
+	int rc = choose(ft, g, &r);
+
+	if (rc != 0)
+		return rc;
+	report_found(r);
+	begin = clock_ns();
+	if (!r->in_place)
+		rc = move_check(r);
+	if (rc == 0)
+		rc = rescue_rebuild(r, &report);
+	if (rc == 0)
+		report_rebuilt(r, &report, (double)(clock_ns() - begin) * 1e-9);
+	if (rc == 0 && r->in_place) {
+		rc = finish_in_place(r);
+	} else if (rc == 0) {
+		rc = move_restore(r);
+		if (rc == 0)
+			rc = protect_again(r);
+	}
+	if (rc == 0) {
+		*version = r->choice.stamp.version;
+		ft->rebuild_s = (double)(clock_ns() - begin) * 1e-9;
+		ft->repaired_blocks += report.repaired_blocks;
+		ft->lost_members = 0;
+		for (uint32_t i = 0; r->in_place && i < ft->epoch->arena->rails[0].n; i++)
+			ft->lost_members += r->lost[ft->epoch->arena->rails[0].rank[i]];
+	}
+	rescue_free(r);
+	return rc;
+}
+
+/* A new run begins: versions may come again, with other content. */
+static int new_incarnation(struct ftmem *ft, const struct gather *g)
+{
+	struct recover_input in = gather_input(g);
+	uint64_t next = recover_incarnation(&in, clock_wall_ns());
+	int rc;
+
+	if (next <= ft->incarnation)
+		next = ft->incarnation + 1;
+	rc = net_allreduce(ft->net, &next, 1, NET_MAX, session_deadline(ft), "restoring");
+	if (rc == 0)
+		ft->incarnation = next;
+	return rc;
+}
+
+int session_restore(struct ftmem *ft, uint64_t *version)
+{
+	const struct commit_slot empty[2] = {0};
+	uint64_t begin = clock_ns();
+	struct gather *g = NULL;
+	int rc = session_pause(ft);
+
+	if (rc < 0)
+		return rc;
+	rc = session_agree(ft, keeper_ensure(&ft->keeper), "reaching the SMP");
+	if (rc == 0)
+		rc = gather_new(ft, &g);
+	if (rc == 0)
+		rc = new_incarnation(ft, g);
+	if (rc == 0)
+		rc = restore(ft, g, version);
+	gather_free(g);
+	if (rc == 0) {
+		progress_note_restored(ft->progress, *version);
+		ft->restore_s = (double)(clock_ns() - begin) * 1e-9;
+		if (ft->net->rank == 0)
+			log_line(&ft->opts.log, FTMEM_LOG_INFO, "version %" PRIu64 " is committed on %" PRIu32
+			         " nodes, redundancy is whole (%.3f s)", *version, ft->map->nodes,
+			         ft->restore_s);
+	}
+	if (rc == FTMEM_FRESH) {
+		/* Remains of a first snapshot that never was committed. */
+		slot_set_empty(&ft->epoch->arena->slot[0]);
+		slot_set_empty(&ft->epoch->arena->slot[1]);
+		session_enter(ft, empty);
+	}
+	if (rc >= 0)
+		ft->must_restore = false;
+	return session_resume(ft, rc);
+}

@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * ftmem_seal(): freezes the layout and takes the memory for it.
+ *
+ * If every arena of the newest epoch that the SMPs hold lies on the node of its rank
+ * and was sealed with the same geometry, the ranks join that epoch: their arenas are
+ * used as they are, with what they hold, and only ranks without one get a new one.
+ * Otherwise a new epoch begins with new arenas for all; the older ones stay until
+ * its first commit.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checksum.h"
+#include "clock.h"
+#include "error.h"
+#include "memory.h"
+#include "session.h"
+
+struct seal {
+	struct ftmem *ft;
+	struct layout *layout;
+	struct rail *rails;
+	uint32_t rails_count;
+	uint64_t geometry;
+	uint64_t epoch;
+	bool join, created, stored;
+	struct arena *arena;
+};
+
+/* --- geometry --- */
+
+static int make_rails(struct seal *s, const uint64_t *data_bytes)
+{
+	const struct map *map = s->ft->map;
+	uint32_t *ids = NULL;
+	int rc = map_rails_of(map, s->ft->net->rank, &ids, &s->rails_count);
+
+	if (rc < 0)
+		return rc;
+	s->rails = calloc(s->rails_count, sizeof(*s->rails));
+	if (!s->rails) {
+		free(ids);
+		return error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " rails", s->rails_count);
+	}
+	for (uint32_t i = 0; i < s->rails_count; i++) {
+		struct rail *r = &s->rails[i];
+
+		map_rail(map, ids[i], r);
+		r->block_bytes = s->ft->opts.block_bytes;
+		for (uint32_t j = 0; j < r->n; j++)
+			r->data_bytes[j] = r->data_bytes[j] ? data_bytes[r->rank[j]] : 0;
+	}
+	free(ids);
+	return 0;
+}
+
+/* This rank's contribution to the geometry: the sum over ranks tells two apart. */
+static uint64_t geometry_share(const struct seal *s)
+{
+	uint64_t digest = digest_more(DIGEST_INIT, &s->ft->net->rank, sizeof(s->ft->net->rank));
+
+	digest = digest_more(digest, &s->ft->net->size, sizeof(s->ft->net->size));
+	digest = digest_more(digest, &s->layout->digest, sizeof(s->layout->digest));
+	for (uint32_t i = 0; i < s->rails_count; i++) {
+		const struct rail *r = &s->rails[i];
+
+		digest = digest_more(digest, &r->n, sizeof(r->n));
+		digest = digest_more(digest, &r->m, sizeof(r->m));
+		digest = digest_more(digest, &r->block_bytes, sizeof(r->block_bytes));
+		digest = digest_more(digest, r->rank, sizeof(r->rank[0]) * r->n);
+		digest = digest_more(digest, r->data_bytes, sizeof(r->data_bytes[0]) * r->n);
+	}
+	return digest;
+}
+
+static int freeze(struct seal *s)
+{
+	struct ftmem *ft = s->ft;
+	uint64_t *data_bytes = malloc(sizeof(*data_bytes) * ft->net->size);
+	int rc = layout_freeze(ft->regions, &s->layout);
+
+	if (rc == 0 && !data_bytes)
+		rc = error_set(FTMEM_ENOMEM, "no memory for the sizes of %" PRIu32 " ranks", ft->net->size);
+	rc = session_agree(ft, rc, "freezing the layout");
+	if (rc == 0)
+		rc = net_allgather(ft->net, &s->layout->data_bytes, sizeof(uint64_t), data_bytes,
+		                   session_deadline(ft), "gathering sizes");
+	if (rc == 0)
+		rc = make_rails(s, data_bytes);
+	free(data_bytes);
+	rc = session_agree(ft, rc, "forming the groups");
+	if (rc < 0)
+		return rc;
+	s->geometry = geometry_share(s);
+	return net_allreduce(ft->net, &s->geometry, 1, NET_SUM, session_deadline(ft),
+	                     "comparing layouts");
+}
+
+/* --- which epoch --- */
+
+static bool holds(enum slot_state state)
+{
+	return state == SLOT_PREPARED || state == SLOT_COMMITTED;
+}
+
+/* Tries the own arena of the newest epoch. *veto: it cannot be joined with it. */
+static int try_own(struct seal *s, uint64_t newest, bool *veto)
+{
+	struct ftmem *ft = s->ft;
+	int fd = -1, rc = smp_attach(ft->keeper.smp, newest, ft->net->rank, true, &fd);
+
+	if (rc < 0)
+		return rc;
+	rc = arena_attach(fd, true, &s->arena);
+	if (rc == FTMEM_ECORRUPT) {
+		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: counted as lost", error_msg());
+		*veto = true;
+		return 0;
+	}
+	if (rc < 0)
+		return rc;
+	*veto = *veto || s->arena->header->geometry != s->geometry;
+	return 0;
+}
+
+static int examine(struct seal *s, const struct smp_entry *entry, uint32_t count, uint64_t newest,
+                   bool *veto)
+{
+	struct ftmem *ft = s->ft;
+	uint32_t here = ft->map->node_of_rank[ft->net->rank];
+	bool own = false;
+
+	for (uint32_t i = 0; i < count; i++) {
+		if (entry[i].epoch != newest)
+			continue;
+		if (entry[i].rank >= ft->net->size || ft->map->node_of_rank[entry[i].rank] != here)
+			*veto = true;
+		own = own || entry[i].rank == ft->net->rank;
+	}
+	return own ? try_own(s, newest, veto) : 0;
+}
+
+static int choose_epoch(struct seal *s)
+{
+	struct ftmem *ft = s->ft;
+	struct smp_entry *entry = NULL;
+	uint32_t count = 0;
+	uint64_t seen[3] = {0}, vetoes; /* newest epoch, largest incarnation, stored */
+	bool veto = false;
+	int rc = smp_list(ft->keeper.smp, &entry, &count);
+
+	/* Runs that cannot see one another's arenas still differ; see recover.h. */
+	seen[1] = clock_wall_ns();
+	for (uint32_t i = 0; rc == 0 && i < count; i++) {
+		if (entry[i].epoch > seen[0])
+			seen[0] = entry[i].epoch;
+		for (int j = 0; j < 2; j++) {
+			if (entry[i].slot[j].stamp.incarnation > seen[1])
+				seen[1] = entry[i].slot[j].stamp.incarnation;
+			seen[2] = seen[2] || holds(entry[i].slot[j].state);
+		}
+	}
+	rc = session_agree(ft, rc, "listing what is stored");
+	if (rc == 0)
+		rc = net_allreduce(ft->net, seen, 3, NET_MAX, session_deadline(ft), "finding the epoch");
+	if (rc == 0)
+		rc = session_agree(ft, examine(s, entry, count, seen[0], &veto), "attaching to the arena");
+	free(entry);
+	vetoes = veto || seen[0] == 0;
+	if (rc == 0)
+		rc = net_allreduce(ft->net, &vetoes, 1, NET_MAX, session_deadline(ft), "finding the epoch");
+	if (rc < 0)
+		return rc;
+	s->join = !vetoes;
+	s->epoch = s->join ? seen[0] : seen[0] + 1;
+	s->stored = seen[2];
+	if (ft->incarnation == 0)
+		ft->incarnation = seen[1] + 1;
+	if (!s->join && s->arena) {
+		arena_free(s->arena);
+		s->arena = NULL;
+		if (!ft->epoch || ft->epoch->number != seen[0])
+			rc = smp_release(ft->keeper.smp, seen[0], ft->net->rank);
+	}
+	return session_agree(ft, rc, "leaving the former arena");
+}
+
+/* --- memory --- */
+
+/* Whether this node can take what its ranks need. */
+static int check_room(struct seal *s, uint64_t need)
+{
+	struct ftmem *ft = s->ft;
+	uint32_t here = ft->map->node_of_rank[ft->net->rank], ranks = 0;
+	uint64_t *all = malloc(sizeof(*all) * ft->net->size), total = 0, room;
+	int rc = session_agree(ft, all ? 0 : FTMEM_ENOMEM, "sizing the arenas");
+
+	if (rc == 0)
+		rc = net_allgather(ft->net, &need, sizeof(need), all, session_deadline(ft),
+		                   "sizing the arenas");
+	for (uint32_t i = 0; rc == 0 && i < ft->net->size; i++)
+		if (ft->map->node_of_rank[i] == here && all[i] > 0) {
+			total += all[i];
+			ranks++;
+		}
+	free(all);
+	room = memory_available();
+	if (rc == 0 && total > room)
+		rc = error_set(FTMEM_ENOMEM, "node %s: the arenas of %" PRIu32 " ranks need %" PRIu64
+		               " MiB, but only %" PRIu64 " MiB can still be taken (free memory, limits of "
+		               "control groups); register less, or run fewer ranks on a node",
+		               ft->opts.node, ranks, total >> 20, room >> 20);
+	return rc;
+}
+
+static int take_arena(struct seal *s, const struct arena_spec *spec, uint64_t bytes)
+{
+	struct ftmem *ft = s->ft;
+	int fd = -1, rc;
+
+	rc = smp_create(ft->keeper.smp, s->epoch, ft->net->rank, bytes, &fd);
+	if (rc < 0)
+		return rc;
+	s->created = true;
+	return arena_create(fd, spec, &s->arena);
+}
+
+static int settle_memory(struct seal *s)
+{
+	struct ftmem *ft = s->ft;
+	struct arena_spec spec = {
+		.job = ft->opts.job,
+		.node = ft->opts.node,
+		.epoch = s->epoch,
+		.geometry = s->geometry,
+		.layout = s->layout->digest,
+		.rank = ft->net->rank,
+		.map = ft->map,
+		.rails = s->rails,
+		.rails_count = s->rails_count,
+		.late = s->join,
+	};
+	uint32_t local = ft->map->node[ft->map->node_of_rank[ft->net->rank]].ranks;
+	uint32_t threads = topo_cpus(ft->topo) / local;
+	uint64_t bytes = 0;
+	int rc = s->arena ? 0 : arena_bytes(&spec, &bytes);
+
+	rc = session_agree(ft, rc, "sizing the arenas");
+	if (rc == 0)
+		rc = session_agree(ft, check_room(s, bytes), "sizing the arenas");
+	if (rc < 0)
+		return rc;
+	if (!s->arena)
+		rc = take_arena(s, &spec, bytes);
+	if (rc == 0)
+		rc = topo_place(ft->topo, s->arena->base, s->arena->bytes);
+	if (rc == 0)
+		rc = memory_touch(s->arena->base, s->arena->bytes, threads ? threads : 1);
+	return session_agree(ft, rc, "taking memory for the arenas");
+}
+
+/* --- the new epoch takes over --- */
+
+static bool epoch_holds(const struct epoch *e)
+{
+	for (int i = 0; i < 2; i++) {
+		struct stamp stamp;
+		bool damaged;
+
+		if (holds(slot_read(&e->arena->slot[i], &stamp, &damaged)))
+			return true;
+	}
+	return false;
+}
+
+static void set_former_aside(struct ftmem *ft, const struct epoch *next)
+{
+	struct epoch *e = ft->epoch;
+
+	if (!e)
+		return;
+	if (e->number != next->number && epoch_holds(e) && !ft->former) {
+		ft->former = e;
+		return;
+	}
+	keeper_let_go(&ft->keeper, e->arena);
+	if (e->number != next->number &&
+	    smp_drop(ft->keeper.smp, e->number, ft->net->rank) < 0)
+		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: its memory stays until the next commit",
+		         error_msg());
+	epoch_free(e);
+}
+
+static void enter(struct seal *s, struct epoch *e)
+{
+	struct ftmem *ft = s->ft;
+	struct commit_slot slots[2] = {0};
+	bool damaged;
+
+	if (!ft->epoch)
+		ft->must_restore = s->stored;
+	set_former_aside(ft, e);
+	ft->epoch = e;
+	ft->regions_changed = false;
+	keeper_hold(&ft->keeper, e->arena);
+	for (int i = 0; !ft->must_restore && i < 2; i++)
+		slots[i].state = slot_read(&e->arena->slot[i], &slots[i].stamp, &damaged);
+	session_enter(ft, slots);
+}
+
+static void seal_deinit(struct seal *s)
+{
+	if (s->created && smp_drop(s->ft->keeper.smp, s->epoch, s->ft->net->rank) < 0)
+		log_line(&s->ft->opts.log, FTMEM_LOG_WARN, "%s", error_msg());
+	arena_free(s->arena);
+	layout_free(s->layout);
+	free(s->rails);
+}
+
+static int seal(struct seal *s)
+{
+	struct ftmem *ft = s->ft;
+	struct epoch_config config = {
+		.net = ft->net,
+		.window = ft->opts.window,
+		.max_bandwidth = ft->opts.max_bandwidth,
+		.log = &ft->opts.log,
+	};
+	struct epoch *e = NULL;
+	int rc = session_agree(ft, keeper_ensure(&ft->keeper), "reaching the SMP");
+
+	if (rc == 0)
+		rc = freeze(s);
+	if (rc == 0)
+		rc = choose_epoch(s);
+	if (rc == 0)
+		rc = settle_memory(s);
+	if (rc < 0)
+		return rc;
+	rc = epoch_new(&config, s->layout, s->arena, &e);
+	s->layout = NULL;
+	s->arena = NULL;
+	rc = session_agree(ft, rc, "preparing the exchange");
+	if (rc < 0) {
+		epoch_free(e);
+		return rc;
+	}
+	s->created = false;
+	enter(s, e);
+	return 0;
+}
+
+int session_seal(struct ftmem *ft)
+{
+	struct seal s = {.ft = ft};
+	int rc = session_pause(ft);
+	bool first = ft->incarnation == 0;
+
+	if (rc < 0)
+		return rc;
+	rc = seal(&s);
+	seal_deinit(&s);
+	if (rc < 0 && first)
+		ft->incarnation = 0;
+	return session_resume(ft, rc);
+}

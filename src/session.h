@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * One rank's part in a protected job: wires the modules together. The collective
+ * steps (open, seal, restore, forget) run on the trainer's thread while the progress
+ * thread is stopped; each step that may fail on one rank ends in session_agree(), so
+ * that all ranks return the same result.
+ */
+#ifndef FTMEM_SESSION_H
+#define FTMEM_SESSION_H
+
+#include "epoch.h"
+#include "keeper.h"
+#include "map.h"
+#include "opts.h"
+#include "progress.h"
+#include "topo.h"
+
+struct ftmem {
+	struct opts opts;
+	struct net *net;
+	struct map *map;
+	struct topo *topo;
+	struct keeper keeper;
+	const struct copy_ops *copy_ops;
+	struct copy *copy;
+	struct region_set *regions;
+	struct progress *progress;
+
+	struct epoch *epoch;       /* sealed last; NULL before the first seal */
+	struct epoch *former;      /* kept until the first commit of epoch */
+	bool regions_changed;      /* since the last seal */
+	bool must_restore;         /* versions of an earlier start are stored */
+	uint64_t incarnation;      /* of this run; 0 before the first seal */
+
+	uint32_t lost_members;
+	uint64_t repaired_blocks;
+	double rebuild_s, restore_s;
+	_Atomic uint64_t fence_ns;
+};
+
+int session_open(const struct ftmem_opts *opts, struct ftmem **out);
+void session_close(struct ftmem *ft);
+int session_seal(struct ftmem *ft);
+int session_restore(struct ftmem *ft, uint64_t *version); /* restore.c */
+int session_forget(struct ftmem *ft);
+
+/* Collective. The result on which all ranks agree: the worst. Where this rank's own
+ * is better, the message names the rank that failed. */
+int session_agree(struct ftmem *ft, int rc, const char *what);
+
+/* Before a collective step: versions under way are resolved, the thread is stopped. */
+int session_pause(struct ftmem *ft);
+/* After it, also if it failed. Returns rc, or ESYS if the thread cannot start. */
+int session_resume(struct ftmem *ft, int rc);
+
+/* Begins to snapshot into an epoch, with what its slots hold. */
+void session_enter(struct ftmem *ft, const struct commit_slot slots[2]);
+
+/* The epoch's first commit: older epochs go, here and in the SMP. */
+void session_retire_former(struct ftmem *ft);
+
+uint64_t session_deadline(const struct ftmem *ft);
+
+#endif

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "error.h"
+#include "smp/cli.h"
+
+#define SECOND UINT64_C(1000000000)
+
+/* What one SMP told. */
+struct report {
+	const struct cli_site *site;
+	struct smp_info info;
+	struct smp_entry *entry;
+	uint32_t count;
+	uint64_t now_ns;   /* CLOCK_REALTIME */
+};
+
+static uint64_t since_ns(const struct report *r, uint64_t then)
+{
+	return then && then < r->now_ns ? r->now_ns - then : 0;
+}
+
+static bool has_version(enum slot_state state)
+{
+	return state == SLOT_FILLING || state == SLOT_PREPARED || state == SLOT_COMMITTED;
+}
+
+static void print_slot(const struct report *r, const struct smp_entry *e, int i)
+{
+	const struct commit_slot *slot = &e->slot[i];
+	char text[96], age[CLI_TEXT];
+
+	if (slot->state == SLOT_FILLING)
+		snprintf(text, sizeof(text), "filling %" PRIu64, slot->stamp.version);
+	else if (has_version(slot->state))
+		snprintf(text, sizeof(text), "%s %" PRIu64 ", %s ago", cli_state(slot->state),
+		         slot->stamp.version, cli_seconds(since_ns(r, e->filled_ns[i]) / SECOND,
+		                                          age));
+	else
+		snprintf(text, sizeof(text), "%s", cli_state(slot->state));
+	printf(i ? "  %s\n" : "  %-30s", text);
+}
+
+static void print_entry(const struct report *r, const struct smp_entry *e)
+{
+	char bytes[CLI_TEXT], holder[CLI_TEXT] = "-";
+
+	if (e->owner)
+		snprintf(holder, sizeof(holder), "%" PRId32, e->owner);
+	printf("  %6" PRIu32 "  %5" PRIu64 "  %10s  %8s", e->rank, e->epoch,
+	       cli_bytes(e->bytes, bytes), holder);
+	print_slot(r, e, 0);
+	print_slot(r, e, 1);
+}
+
+static void print_report(const struct report *r)
+{
+	char bytes[CLI_TEXT], up[CLI_TEXT], left[CLI_TEXT];
+	const struct smp_info *i = &r->info;
+
+	printf("job %s on node %s: process %" PRId32 ", up %s, holds %s, ", r->site->job,
+	       r->site->node, i->pid, cli_seconds(since_ns(r, i->started_ns) / SECOND, up),
+	       cli_bytes(i->bytes, bytes));
+	if (i->clients)
+		printf("%" PRIu32 " ranks connected\n", i->clients);
+	else
+		printf("no rank connected, expires in %s\n",
+		       cli_seconds(i->expire_s > i->idle_s ? i->expire_s - i->idle_s : 0, left));
+	if (r->count)
+		printf("    RANK  EPOCH       BYTES    HOLDER  %-30s  %s\n", "SLOT 0", "SLOT 1");
+	for (uint32_t e = 0; e < r->count; e++)
+		print_entry(r, &r->entry[e]);
+}
+
+static void json_slot(const struct report *r, const struct smp_entry *e, int i)
+{
+	const struct commit_slot *slot = &e->slot[i];
+
+	printf("{\"state\":\"%s\"", cli_state(slot->state));
+	if (has_version(slot->state))
+		printf(",\"version\":%" PRIu64, slot->stamp.version);
+	if (slot->state == SLOT_PREPARED || slot->state == SLOT_COMMITTED)
+		printf(",\"incarnation\":%" PRIu64 ",\"age_s\":%.3f", slot->stamp.incarnation,
+		       (double)since_ns(r, e->filled_ns[i]) / (double)SECOND);
+	printf("}%s", i ? "" : ",");
+}
+
+static void json_report(const struct report *r)
+{
+	const struct smp_info *i = &r->info;
+
+	printf("\"pid\":%" PRId32 ",\"uptime_s\":%.3f,\"bytes\":%" PRIu64 ",\"clients\":%" PRIu32
+	       ",\"expire_s\":%" PRIu32 ",\"idle_s\":%" PRIu32 ",\"arenas\":[", i->pid,
+	       (double)since_ns(r, i->started_ns) / (double)SECOND, i->bytes, i->clients,
+	       i->expire_s, i->idle_s);
+	for (uint32_t n = 0; n < r->count; n++) {
+		const struct smp_entry *e = &r->entry[n];
+
+		printf("%s\n  {\"rank\":%" PRIu32 ",\"epoch\":%" PRIu64 ",\"bytes\":%" PRIu64
+		       ",\"holder\":%" PRId32 ",\"slots\":[", n ? "," : "", e->rank, e->epoch,
+		       e->bytes, e->owner);
+		json_slot(r, e, 0);
+		json_slot(r, e, 1);
+		printf("]}");
+	}
+	printf("]");
+}
+
+/* Of text from anywhere. */
+static void json_string(const char *text)
+{
+	putchar('"');
+	for (; *text; text++) {
+		unsigned char c = (unsigned char)*text;
+
+		if (c == '"' || c == '\\')
+			printf("\\%c", c);
+		else if (c < 0x20 || c > 0x7e)
+			printf("\\u%04x", c);
+		else
+			putchar(c);
+	}
+	putchar('"');
+}
+
+static int ask(const struct cli *cli, struct report *r)
+{
+	struct smp_client *client = NULL;
+	struct timespec now;
+	int rc = cli_connect(cli, r->site, &client);
+
+	if (!rc)
+		rc = smp_info(client, &r->info);
+	if (!rc)
+		rc = smp_list(client, &r->entry, &r->count);
+	clock_gettime(CLOCK_REALTIME, &now);
+	r->now_ns = (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec;
+	smp_close(client);
+	return rc;
+}
+
+static int show_site(const struct cli *cli, const struct cli_site *site, bool first)
+{
+	struct report r = {.site = site};
+	int rc = ask(cli, &r);
+
+	if (cli->json) {
+		printf("%s\n {\"job\":\"%s\",\"node\":\"%s\",", first ? "" : ",", site->job,
+		       site->node);
+		if (rc) {
+			printf("\"error\":");
+			json_string(error_msg());
+		} else {
+			json_report(&r);
+		}
+		printf("}");
+	} else if (!rc) {
+		print_report(&r);
+	}
+	if (rc)
+		cli_fail(site);
+	free(r.entry);
+	return rc ? CLI_FAILED : CLI_OK;
+}
+
+int cli_show(const struct cli *cli)
+{
+	struct cli_site *sites = NULL;
+	uint32_t count = 0;
+	int rc = cli_sites(cli, &sites, &count) ? cli_fail(NULL) : CLI_OK;
+
+	if (cli->json)
+		printf("{\"jobs\":[");
+	for (uint32_t i = 0; i < count; i++)
+		if (show_site(cli, &sites[i], i == 0))
+			rc = CLI_FAILED;
+	if (cli->json)
+		printf("]}\n");
+	free(sites);
+	if (!rc && !count && cli->job)
+		return cli_no_job(cli);
+	if (!rc && !count && !cli->json)
+		printf("no jobs in %s\n", cli->dir);
+	return rc;
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The trainer's side of the conversation with the node's SMP. Not thread safe.
+ * Every call has the deadline of the client's timeout: ETIMEOUT. ESMP: there is no
+ * SMP and none could be started, or it does not understand us (the message says
+ * which format versions met), or the socket is not ours.
+ */
+#ifndef FTMEM_SMP_CLIENT_H
+#define FTMEM_SMP_CLIENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "commit.h"
+#include "log.h"
+#include "smp/path.h"
+#include "smp/wire.h"
+
+struct smp_client;
+
+struct smp_config {
+	const char *dir, *job, *node;
+	const char *smp_path;    /* NULL: do not start one */
+	uint32_t rank;           /* or WIRE_RANK_OBSERVER */
+	uint32_t expire_s, timeout_ms;
+	const struct log *log;
+};
+
+/* What the SMP tells of itself. */
+struct smp_info {
+	int32_t pid;
+	uint64_t started_ns;      /* CLOCK_REALTIME */
+	uint64_t bytes;           /* of all arenas */
+	uint32_t arenas;
+	uint32_t clients;         /* connections of ranks */
+	uint32_t expire_s, idle_s;/* settled time until expiry, how much has passed */
+};
+
+/* An arena held by the SMP. */
+struct smp_entry {
+	uint64_t epoch;
+	uint32_t rank;
+	uint64_t bytes;
+	int32_t owner;               /* pid of the live process that leases it, 0: none */
+	struct commit_slot slot[2];  /* as the SMP reads them: states not verified */
+	uint64_t filled_ns[2];
+};
+
+/* Connects; starts an SMP if there is none, elected by an exclusive lock; the folder
+ * is created if an SMP may be started. Strings of config are copied. A rank's expire_s,
+ * if not 0, replaces the SMP's. */
+int smp_connect(const struct smp_config *config, struct smp_client **out);
+/* Says goodbye: ends this client's leases. Accepts NULL. */
+void smp_close(struct smp_client *c);
+
+/* Whether the SMP is still there. Does not wait. */
+bool smp_alive(struct smp_client *c);
+/* After it died: connects again, starting one if there is none. Leases are gone:
+ * hand the arenas over with smp_adopt(). */
+int smp_reconnect(struct smp_client *c);
+
+int32_t smp_pid(const struct smp_client *c);
+int smp_info(struct smp_client *c, struct smp_info *out);
+
+/* Fills *entries (free() it) with what is held now, sorted by epoch, then rank. */
+int smp_list(struct smp_client *c, struct smp_entry **entries, uint32_t *count);
+/* A new arena of zeroed memory, leased to this process. *fd is the caller's.
+ * EINVAL if there is one of that epoch and rank; ENOMEM. */
+int smp_create(struct smp_client *c, uint64_t epoch, uint32_t rank, uint64_t bytes, int *fd);
+/* The descriptor of an arena; with lease, exclusively for writing. Waits for the
+ * former holder's end until the deadline, then EATTACHED names its pid. EINVAL if
+ * there is no such arena. */
+int smp_attach(struct smp_client *c, uint64_t epoch, uint32_t rank, bool lease, int *fd);
+/* Hands an arena to an SMP that does not have it. fd is borrowed. Fine if it has
+ * the same memory already. */
+int smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd);
+int smp_release(struct smp_client *c, uint64_t epoch, uint32_t rank);
+int smp_drop(struct smp_client *c, uint64_t epoch, uint32_t rank);
+/* Frees all arenas of epochs below epoch. */
+int smp_retire(struct smp_client *c, uint64_t epoch);
+/* Frees all arenas of the job on this node. */
+int smp_forget(struct smp_client *c);
+/* Frees all, ends the process and waits until it hung up. Unless force is set,
+ * EATTACHED while other ranks are connected or other processes hold leases. */
+int smp_stop(struct smp_client *c, bool force);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The loop of ftmem-smp: one thread, one epoll, nothing that waits for a client.
+ *
+ * A connection must say HELLO within 10 s of being made; one that breaks the rules
+ * of wire.h is closed. Connections of a process end with it, even if a child of it
+ * holds a copy of the socket. 256 connections at most; more wait in the queue.
+ *
+ * Idle is: no lease, no connection of a rank. After expire_s of it the server ends;
+ * an observer that asked something in the last 10 s is let finish.
+ */
+#ifndef FTMEM_SMP_SERVER_H
+#define FTMEM_SMP_SERVER_H
+
+#include <stdint.h>
+
+#include "log.h"
+
+#define SERVER_PEERS_MAX 256
+#define SERVER_HELLO_S 10u
+
+struct server;
+
+struct server_config {
+	const char *job;         /* copied */
+	uint32_t expire_s;
+	int listener;            /* bound, not blocking; taken, on error too */
+	const struct log *log;
+};
+
+/* Blocks SIGTERM and SIGINT in the calling thread to receive them. ENOMEM, ESYS. */
+int server_new(const struct server_config *config, struct server **out);
+/* Until stopped, told to end or expired: 0. ESYS. */
+int server_run(struct server *s);
+/* Frees all memory held. Accepts NULL. */
+void server_free(struct server *s);
+
+#endif

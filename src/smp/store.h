@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The arenas that ftmem-smp holds: owner of their memory and of who may write them.
+ * Never maps them: slot headers are read with pread(), so that neither a torn write
+ * nor hostile contents can do more than show nonsense, and no page is allocated by
+ * looking at it.
+ *
+ * A lease belongs to a process, wherever that can be watched, and ends with it; else
+ * to the connection it was taken on.
+ */
+#ifndef FTMEM_SMP_STORE_H
+#define FTMEM_SMP_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "smp/process.h"
+#include "smp/wire.h"
+
+/* Arenas at most: of one node and job, so far more than there are. */
+#define STORE_MAX 4096u
+
+/* Who asks: connection is not 0; process may be NULL. */
+struct holder {
+	struct process *process;
+	uint64_t connection;
+	int32_t pid;
+};
+
+struct store_entry {
+	uint64_t epoch, bytes;
+	uint32_t rank;
+	int fd;                /* owned */
+	dev_t dev;
+	ino_t ino;
+	struct holder lease;   /* connection 0: free */
+};
+
+struct store;
+
+/* table outlives the store and is borrowed. ENOMEM. */
+int store_new(const char *job, struct process_table *table, struct store **out);
+void store_free(struct store *s); /* accepts NULL */
+
+uint32_t store_count(const struct store *s);
+uint32_t store_leases(const struct store *s);
+uint64_t store_bytes(const struct store *s);
+/* Changes whenever arenas come or go. */
+uint64_t store_generation(const struct store *s);
+/* NULL beyond the end. */
+const struct store_entry *store_at(const struct store *s, uint64_t index);
+/* What the slots seem to hold; nothing of it is verified. */
+void store_slots(const struct store_entry *e, struct wire_slot out[2]);
+
+/* All: *fd is the store's. */
+
+/* EINVAL: there is one of that epoch and rank, a size that cannot be. ENOMEM, ESYS. */
+int store_create(struct store *s, uint64_t epoch, uint32_t rank, uint64_t bytes,
+                 const struct holder *holder, int *fd);
+/* holder NULL: without lease. EINVAL: no such arena. EATTACHED names the holder, whose
+ * pid is left in *pid. */
+int store_attach(struct store *s, uint64_t epoch, uint32_t rank, const struct holder *holder,
+                 int *fd, int32_t *pid);
+/* Takes fd, which came from outside. Leases. EINVAL: it is no arena of this job, epoch
+ * and rank in sealed memory, or another one is held. EATTACHED as above. */
+int store_adopt(struct store *s, uint64_t epoch, uint32_t rank, int fd,
+                const struct holder *holder, int32_t *pid);
+/* EINVAL: no such arena, or leased by another. */
+int store_release(struct store *s, uint64_t epoch, uint32_t rank, const struct holder *holder);
+/* EINVAL: no such arena. EATTACHED: another holds it. */
+int store_drop(struct store *s, uint64_t epoch, uint32_t rank, const struct holder *holder,
+               int32_t *pid);
+/* Frees all arenas of epochs below epoch. */
+void store_retire(struct store *s, uint64_t epoch);
+/* Frees all. */
+void store_forget(struct store *s);
+
+/* Leases of the process, that has ended and is referenced by the caller, are free. */
+void store_process_ended(struct store *s, const struct process *process);
+/* A connection has ended; with bye, its process said that it is done, so that leases
+ * taken there are free though the process lives. */
+void store_connection_ended(struct store *s, uint64_t connection, bool bye);
+/* Whether anyone but holder has a lease. */
+bool store_leased_by_others(const struct store *s, const struct holder *holder);
+
+#endif

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "snapshot.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "clock.h"
+#include "error.h"
+
+void snapshot_init(struct snapshot *s, const struct commit_slot slots[2], uint64_t incarnation)
+{
+	commit_init(&s->commit, slots, incarnation);
+	s->phase = SNAPSHOT_IDLE;
+}
+
+/* Steps the protocol and publishes what it says. */
+static void step_commit(struct snapshot *s, enum commit_event event, struct commit_out *out)
+{
+	struct slot *slot;
+
+	*out = (struct commit_out){0};
+	if (commit_step(&s->commit, event, s->version, out) < 0) {
+		snprintf(s->reason, sizeof(s->reason), "%s", error_msg());
+		log_line(s->log, FTMEM_LOG_ERROR, "version %" PRIu64 ": %s", s->version, s->reason);
+		return;
+	}
+	slot = &s->epoch->arena->slot[out->slot];
+	if (out->actions & COMMIT_PUBLISH_FILLING)
+		slot_set_filling(slot, s->commit.under_way);
+	if (out->actions & COMMIT_PUBLISH_PREPARED)
+		slot_set_prepared(slot, s->commit.slot[out->slot].stamp);
+	if (out->actions & COMMIT_PUBLISH_COMMITTED)
+		slot_set_committed(slot);
+	if (out->actions & COMMIT_PUBLISH_EMPTY)
+		slot_set_empty(slot);
+}
+
+bool snapshot_call(struct snapshot *s, uint64_t version, void *stream)
+{
+	struct commit_out out;
+	struct slot *slot;
+
+	s->version = version;
+	s->reason[0] = '\0';
+	step_commit(s, COMMIT_CALL, &out);
+	slot = &s->epoch->arena->slot[out.slot];
+	slot->header->filled_ns = clock_wall_ns();
+	s->job = (struct copy_job){
+		.plan = s->epoch->plan,
+		.data = slot->data,
+		.sums = epoch_own_sums(s->epoch, slot),
+		.landed = s->epoch->landed,
+	};
+	if (s->copy_ops->begin(s->copy, &s->job, stream) == 0)
+		return true;
+	snprintf(s->reason, sizeof(s->reason), "%s", error_msg());
+	step_commit(s, COMMIT_FAILED, &out);
+	return false;
+}
+
+void snapshot_start(struct snapshot *s, uint64_t version, bool go, uint64_t called_ns)
+{
+	const struct epoch *e = s->epoch;
+
+	s->version = version;
+	s->go = go;
+	s->called_ns = called_ns;
+	s->copied_ns = 0;
+	s->committed = s->retire = s->cancelled = false;
+	s->phase = SNAPSHOT_FILLING;
+	if (!go && s->commit.phase == COMMIT_IDLE) {
+		struct commit_out out;
+
+		s->reason[0] = '\0';
+		step_commit(s, COMMIT_SKIP, &out);
+	}
+	for (uint32_t i = 0; i < e->arena->shape.rails; i++)
+		stripe_begin(e->stripe[i], version, go, &e->arena->slot[s->commit.current],
+		             i == 0 ? &s->job : NULL);
+}
+
+/* --- filling --- */
+
+static void begin_vote(struct snapshot *s, bool prepared)
+{
+	s->words[0] = prepared;
+	s->words[1] = s->version;
+	s->words[2] = ~s->version;
+	s->phase = SNAPSHOT_VOTING;
+}
+
+/* All rails are through and the copy rests: prepared or not. */
+static int conclude(struct snapshot *s)
+{
+	const struct epoch *e = s->epoch;
+	enum commit_event event = COMMIT_FILLED;
+	struct commit_out out;
+
+	for (uint32_t i = 0; i < e->arena->shape.rails; i++) {
+		enum stripe_state state = stripe_state(e->stripe[i]);
+
+		if (state == STRIPE_FAILED && event != COMMIT_DISSENT)
+			event = COMMIT_FAILED;
+		if (state == STRIPE_DISSENTED)
+			event = COMMIT_DISSENT;
+	}
+	if (s->go) {
+		if (event == COMMIT_FAILED && !s->reason[0])
+			snprintf(s->reason, sizeof(s->reason), "a copy or a block of its group failed");
+		if (event == COMMIT_DISSENT && !s->reason[0])
+			snprintf(s->reason, sizeof(s->reason), "another rank of its group skipped it");
+		step_commit(s, event, &out);
+	}
+	begin_vote(s, s->go && event == COMMIT_FILLED);
+	return s->net->ops->allreduce(s->net, s->words, 3, NET_MIN, &s->vote);
+}
+
+static int step_filling(struct snapshot *s)
+{
+	const struct epoch *e = s->epoch;
+	bool running = false, progress = false, copied;
+	int rc;
+
+	for (uint32_t i = 0; i < e->arena->shape.rails; i++) {
+		rc = stripe_step(e->stripe[i]);
+		if (rc < 0)
+			return rc;
+		progress = progress || rc > 0;
+		running = running || stripe_state(e->stripe[i]) == STRIPE_RUNNING;
+	}
+	if (s->go && !s->cancelled && stripe_state(e->stripe[0]) == STRIPE_DISSENTED) {
+		s->copy_ops->cancel(s->copy);
+		s->cancelled = true;
+	}
+	copied = !s->go || s->copy_ops->done(s->copy);
+	if (copied && s->copied_ns == 0)
+		s->copied_ns = clock_ns();
+	if (running || !copied)
+		return progress;
+	rc = conclude(s);
+	return rc < 0 ? rc : 1;
+}
+
+/* --- voting --- */
+
+static int step_voting(struct snapshot *s)
+{
+	struct commit_out out;
+	bool same;
+	int rc = net_test(s->net, &s->vote);
+
+	if (rc < 0 || s->vote.active)
+		return rc;
+	same = s->words[1] == ~s->words[2];
+	if (!same)
+		log_line(s->log, FTMEM_LOG_ERROR, "ranks snapshot different versions at once, between %"
+		         PRIu64 " and %" PRIu64 ": all must pass the same; they are dropped",
+		         s->words[1], ~s->words[2]);
+	s->committed = same && s->words[0] == 1;
+	step_commit(s, s->committed ? COMMIT_YES : COMMIT_NO, &out);
+	s->retire = out.actions & COMMIT_RETIRE;
+	memset((void *)s->epoch->landed, COPY_PENDING, s->epoch->plan->blocks);
+	s->over_ns = clock_ns();
+	s->phase = SNAPSHOT_IDLE;
+	return 1;
+}
+
+int snapshot_step(struct snapshot *s)
+{
+	switch (s->phase) {
+	case SNAPSHOT_FILLING:
+		return step_filling(s);
+	case SNAPSHOT_VOTING:
+		return step_voting(s);
+	default:
+		return 0;
+	}
+}
+
+bool snapshot_over(const struct snapshot *s)
+{
+	return s->phase == SNAPSHOT_IDLE;
+}
+
+void snapshot_describe(const struct snapshot *s, char *text, size_t bytes)
+{
+	int64_t rank = -1;
+
+	for (uint32_t i = 0; s->phase == SNAPSHOT_FILLING && rank < 0 &&
+	     i < s->epoch->arena->shape.rails; i++)
+		if (stripe_state(s->epoch->stripe[i]) == STRIPE_RUNNING)
+			rank = stripe_waits_for(s->epoch->stripe[i]);
+	if (s->phase == SNAPSHOT_IDLE)
+		snprintf(text, bytes, "nothing");
+	else if (s->phase == SNAPSHOT_VOTING)
+		snprintf(text, bytes, "version %" PRIu64 ", for the votes of all ranks", s->version);
+	else if (rank >= 0)
+		snprintf(text, bytes, "version %" PRIu64 ", for rank %" PRId64, s->version, rank);
+	else
+		snprintf(text, bytes, "version %" PRIu64 ", for its own copy", s->version);
+}

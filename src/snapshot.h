@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The life of one version on one rank: copied, exchanged, prepared, voted on,
+ * committed or dropped. Carries out what commit.h decides. Driven by polling.
+ *
+ * snapshot_call() is made by the trainer's thread while the engine is idle, all
+ * else by the progress thread; progress.c hands the engine from one to the other
+ * under its lock.
+ */
+#ifndef FTMEM_SNAPSHOT_H
+#define FTMEM_SNAPSHOT_H
+
+#include "commit.h"
+#include "epoch.h"
+
+enum snapshot_phase { SNAPSHOT_IDLE, SNAPSHOT_FILLING, SNAPSHOT_VOTING };
+
+struct snapshot {
+	struct net *net;
+	const struct copy_ops *copy_ops;
+	struct copy *copy;
+	struct epoch *epoch;
+	const struct log *log;
+	struct commit commit;
+
+	enum snapshot_phase phase;
+	uint64_t version;
+	bool go, cancelled;
+	struct copy_job job;
+	struct net_req vote;
+	uint64_t words[3];       /* all-reduce: prepared, version, its complement */
+	uint64_t called_ns, copied_ns, over_ns;
+	bool committed, retire;  /* of the version that is over */
+	char reason[256];        /* why it was dropped here, "" if elsewhere */
+};
+
+void snapshot_init(struct snapshot *s, const struct commit_slot slots[2], uint64_t incarnation);
+
+/* Begins to fill the spare slot; only if commit_can_fill(). False: the copy could
+ * not begin (reason is set); the version must still be started, as a skip. */
+bool snapshot_call(struct snapshot *s, uint64_t version, void *stream);
+
+/* Starts the exchange and vote of a version; go as snapshot_call() said, false if it
+ * was not called. */
+void snapshot_start(struct snapshot *s, uint64_t version, bool go, uint64_t called_ns);
+/* Does what can be done now: 1 if there was something, 0, or ENET: the network is
+ * of no more use. */
+int snapshot_step(struct snapshot *s);
+/* After a start: whether the version is resolved, see committed and retire. */
+bool snapshot_over(const struct snapshot *s);
+
+/* Writes for whom or what the version waits. */
+void snapshot_describe(const struct snapshot *s, char *text, size_t bytes);
+
+#endif

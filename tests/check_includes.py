@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""The layering, enforced: which file of src/ may include which.
+
+A module is a .c/.h pair. The table lists modules from the lowest layer up, and for
+each the modules it may include; it can name only modules above its own line, so that
+nothing includes upward. A file that is in no line, a line without a file, and an
+include that its line does not allow are errors.
+"""
+import pathlib
+import re
+import sys
+
+TABLE = """
+ftmem                 :
+# leaves
+clock                 :
+sized                 :
+limiter               :
+error                 : ftmem
+log                   : ftmem
+ec/codec_ref          :
+ec/kernel             :
+ec/kernel_ref         : ec/kernel ec/codec_ref
+ec/kernel_isal        : ec/kernel ec/codec_ref
+ec/codec              : ec/kernel ec/codec_ref error
+checksum              : ec/kernel
+opts                  : ftmem error log sized
+memory                : error
+topo                  : error
+net                   : clock error
+net_mpi               : clock error net
+# who is where, and what lies where
+rail                  :
+tags                  : rail
+map                   : ftmem error rail
+region                : ftmem error sized checksum
+slot                  : ftmem clock error checksum rail map
+arena                 : error checksum memory opts slot
+# pure protocol
+commit                : error slot
+recover               : map slot commit
+# devices
+copy                  : error log rail region
+copy_host             : clock error checksum copy
+cuda/copy_cuda_stub   : copy
+# what trainer and snapshot-management process say to each other
+smp/wire              : ftmem error slot
+smp/path              : ftmem error opts
+smp/spawn             : ftmem clock error
+smp/client            : clock error log commit smp/wire smp/path smp/spawn
+# the snapshot-management process
+smp/process           : error
+smp/store             : error checksum slot smp/wire smp/process
+smp/requests          : error log slot smp/wire smp/store
+smp/scrub             : clock error log slot smp/store
+smp/server            : clock error log smp/requests smp/scrub
+smp/main              : error opts smp/path smp/spawn smp/server
+# the command
+smp/cli               : error opts smp/client
+smp/cli_site          : error smp/cli
+smp/cli_show          : error smp/cli
+smp/cli_verify        : error smp/cli
+smp/cli_drop          : clock error smp/cli
+# within a group
+stripe                : clock error log limiter checksum ec/codec net tags slot copy
+rebuild               : clock error log checksum ec/codec net tags slot
+# the life of a version
+epoch                 : clock error limiter net slot copy stripe
+snapshot              : clock error commit epoch
+keeper                : error slot smp/client
+progress              : clock error keeper snapshot
+# the life of a job
+session               : clock error checksum opts topo map keeper epoch progress
+seal                  : error checksum memory session
+gather                : error recover session
+rescue                : error rebuild gather
+restore               : error recover session gather rescue
+api                   : ftmem error opts sized region session seal restore
+"""
+
+# Foreign headers that belong to one module each.
+FOREIGN = {
+    r"mpi\.h": "net_mpi",
+    r"hwloc(/.*|)\.h": "topo",
+    r"(isa-l|isal)(/.*|)\.h": "ec/kernel_isal",
+    r"(cuda|nccl|nvml|cublas).*": "cuda/.*",
+    r"cmocka\.h": "(none)",
+}
+# Pure functions: no clock, thread or I/O, and the step functions no allocation either.
+IMPURE = {"pthread.h", "time.h", "unistd.h", "threads.h", "fcntl.h", "semaphore.h"}
+PURE = {"rail": IMPURE, "map": IMPURE,
+        "commit": IMPURE | {"stdlib.h"}, "recover": IMPURE | {"stdlib.h"}}
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
+
+
+def read_table():
+    allowed, problems = {}, []
+    for line in TABLE.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name, _, knows = line.partition(":")
+        name = name.strip()
+        for other in knows.split():
+            if other not in allowed:
+                problems.append(f"table: {name} names {other}, which is not above it")
+        if name in allowed:
+            problems.append(f"table: {name} has two lines")
+        allowed[name] = set(knows.split())
+    return allowed, problems
+
+
+def check(root):
+    allowed, problems = read_table()
+    source = root / "src"
+    seen = {"ftmem"}
+    for path in sorted(source.rglob("*.[ch]")):
+        module = path.relative_to(source).with_suffix("").as_posix()
+        where = path.relative_to(root)
+        if module not in allowed:
+            problems.append(f"{where}: module {module} has no line in the table")
+            continue
+        seen.add(module)
+        for quote, name in INCLUDE.findall(path.read_text()):
+            for pattern, owner in FOREIGN.items():
+                if re.fullmatch(pattern, name) and not re.fullmatch(owner, module):
+                    problems.append(f"{where}: includes {name}; only {owner} may")
+            if quote == "<":
+                if name in PURE.get(module, ()) or name.startswith("sys/") and module in PURE:
+                    problems.append(f"{where}: includes {name}, but is pure")
+                continue
+            other = name[:-2]
+            if other != module and other not in allowed[module]:
+                problems.append(f"{where}: includes {name}; {module} may include only: "
+                                + (" ".join(sorted(allowed[module])) or "nothing"))
+    for module in allowed.keys() - seen:
+        problems.append(f"table: {module} has no file")
+    return problems
+
+
+def main():
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    problems = check(root)
+    for line in problems:
+        print(line)
+    print(f"include graph: {len(problems)} problem(s)")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# usage: check_smp_links.sh PROGRAM...
+#
+# The programs that outlive a job load neither MPI nor a device's runtime, directly
+# or through another library.
+set -euo pipefail
+foreign='libmpi|libopen-|libpmix|libucp|libcuda|libnv|libnccl'
+failed=0
+
+for program; do
+	needed=$(readelf -d "$program" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
+	echo "$(basename "$program") needs:" $needed
+	if { echo "$needed"; ldd "$program"; } | grep -E "$foreign"; then
+		failed=1
+	fi
+done
+exit $failed

@@ -1,0 +1,686 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Links with --wrap of checksum (a gate: a thread that comes there has a block in
+ * its hands), pthread_cond_timedwait (time that passes when the test says so) and
+ * pthread_create (threads that do not start).
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "alloc_fail.h"
+#include "checksum.h"
+#include "clock.h"
+#include "copy.h"
+#include "error.h"
+#include "test_layout.h"
+
+#define MINUTE 60000
+
+uint32_t __real_checksum(const void *data, size_t bytes);
+uint32_t __wrap_checksum(const void *data, size_t bytes);
+int __real_pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *lock,
+                                  const struct timespec *until);
+int __wrap_pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *lock,
+                                  const struct timespec *until);
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
+                          void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
+                          void *arg);
+
+/* The gate: closed, every thread that comes posts arrived and waits. */
+static pthread_mutex_t gate_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t gate_opened = PTHREAD_COND_INITIALIZER;
+static sem_t gate_arrived;
+static bool gate_closed;
+
+static void gate_set(bool closed)
+{
+	pthread_mutex_lock(&gate_lock);
+	gate_closed = closed;
+	pthread_cond_broadcast(&gate_opened);
+	pthread_mutex_unlock(&gate_lock);
+}
+
+/* Until one more thread has come to the gate. */
+static void gate_await(void)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 20;
+	assert_int_equal(sem_timedwait(&gate_arrived, &until), 0);
+}
+
+static void gate_pass(void)
+{
+	pthread_mutex_lock(&gate_lock);
+	if (gate_closed)
+		sem_post(&gate_arrived);
+	while (gate_closed)
+		pthread_cond_wait(&gate_opened, &gate_lock);
+	pthread_mutex_unlock(&gate_lock);
+}
+
+uint32_t __wrap_checksum(const void *data, size_t bytes)
+{
+	gate_pass();
+	return __real_checksum(data, bytes);
+}
+
+/* Waits that end by their deadline at once; then the gate opens if asked to. */
+static _Atomic unsigned expire_waits;
+static _Atomic bool then_open;
+
+int __wrap_pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *lock,
+                                  const struct timespec *until)
+{
+	if (atomic_load(&expire_waits) > 0) {
+		atomic_fetch_sub(&expire_waits, 1);
+		return ETIMEDOUT;
+	}
+	if (atomic_exchange(&then_open, false))
+		gate_set(false);
+	return __real_pthread_cond_timedwait(cond, lock, until);
+}
+
+static unsigned threads_until_refusal; /* 0: none is refused */
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
+                          void *arg)
+{
+	if (threads_until_refusal > 0 && --threads_until_refusal == 0)
+		return EAGAIN;
+	return __real_pthread_create(thread, attr, fn, arg);
+}
+
+/* A layout, its plan, a slot to copy it to, and a backend. */
+struct bench {
+	struct test_layout t;
+	struct rail rail;
+	struct copy_plan *plan;
+	struct copy_job job;
+	uint8_t *image; /* what the slot must hold */
+	const struct copy_ops *ops;
+	struct copy *copy;
+};
+
+static void bench_init(struct bench *b, uint32_t threads, uint64_t random)
+{
+	static const uint64_t bytes[] = {1, 63, 64, 100000, 65, 4095, (1 << 20) + 1, 7, 4096, 9};
+	struct copy_config config = {.threads = threads};
+
+	memset(b, 0, sizeof(*b));
+	test_layout_init(&b->t, bytes, 10, random % 2, &random);
+	b->rail = test_layout_rail(&b->t, 4, 1, 8192);
+	assert_int_equal(copy_plan_new(&b->t.layout, &b->rail, 1, &b->plan), 0);
+	assert_true(b->plan->blocks > 100);
+	b->image = test_layout_image(&b->t);
+	b->job.plan = b->plan;
+	b->job.data = calloc(1, b->t.layout.data_bytes);
+	b->job.sums = calloc(b->plan->blocks, sizeof(*b->job.sums));
+	b->job.landed = calloc(b->plan->blocks, 1);
+	assert_non_null(b->job.data);
+	assert_non_null(b->job.sums);
+	assert_non_null(b->job.landed);
+	b->ops = copy_host();
+	assert_int_equal(b->ops->open(&config, &b->copy), 0);
+}
+
+static void bench_deinit(struct bench *b)
+{
+	b->ops->close(b->copy);
+	copy_plan_free(b->plan);
+	test_layout_deinit(&b->t);
+	free(b->image);
+	free(b->job.data);
+	free(b->job.sums);
+	free((void *)b->job.landed);
+}
+
+static void flags_clear(struct bench *b)
+{
+	for (uint32_t i = 0; i < b->plan->blocks; i++)
+		atomic_store(&b->job.landed[i], COPY_PENDING);
+}
+
+static void bench_begin(struct bench *b)
+{
+	flags_clear(b);
+	assert_int_equal(b->ops->begin(b->copy, &b->job, NULL), 0);
+}
+
+static int bench_fence(struct bench *b)
+{
+	return b->ops->fence(b->copy, NULL, clock_deadline(MINUTE));
+}
+
+static unsigned landed_of(const struct bench *b, uint32_t index)
+{
+	return atomic_load_explicit(&b->job.landed[index], memory_order_acquire);
+}
+
+static void assert_block_is_right(const struct bench *b, uint32_t index)
+{
+	const struct copy_block *block = &b->plan->block[index];
+
+	assert_memory_equal(b->job.data + block->offset, b->image + block->offset, block->bytes);
+	assert_int_equal(b->job.sums[block->sum],
+	                 __real_checksum(b->image + block->offset, block->bytes));
+}
+
+/* Blocks landed; each of them is right, each other has failed. */
+static uint32_t assert_resolved(const struct bench *b)
+{
+	uint32_t landed = 0;
+
+	assert_true(b->ops->done(b->copy));
+	for (uint32_t i = 0; i < b->plan->blocks; i++) {
+		if (landed_of(b, i) != COPY_LANDED) {
+			assert_int_equal(landed_of(b, i), COPY_FAILED);
+			continue;
+		}
+		assert_block_is_right(b, i);
+		landed++;
+	}
+	return landed;
+}
+
+static int gate_reset(void **state)
+{
+	(void)state;
+	gate_set(false);
+	atomic_store(&expire_waits, 0);
+	atomic_store(&then_open, false);
+	threads_until_refusal = 0;
+	while (sem_trywait(&gate_arrived) == 0)
+		continue;
+	return 0;
+}
+
+static void copies_everything_with_any_number_of_threads(void **state)
+{
+	static const uint32_t threads[] = {1, 2, 3, 8};
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		struct bench b;
+
+		bench_init(&b, threads[i], 10 + i);
+		for (int again = 0; again < 3; again++) {
+			memset(b.job.sums, 0x55, b.plan->blocks * sizeof(*b.job.sums));
+			bench_begin(&b);
+			assert_int_equal(bench_fence(&b), 0);
+			assert_int_equal(assert_resolved(&b), b.plan->blocks);
+			assert_memory_equal(b.job.data, b.image, b.t.layout.data_bytes);
+		}
+		bench_deinit(&b);
+	}
+}
+
+static void regions_may_be_written_after_the_fence(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 3, 20);
+	bench_begin(&b);
+	assert_int_equal(bench_fence(&b), 0);
+	memset(b.t.memory, 0, b.t.memory_bytes);
+	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	bench_deinit(&b);
+}
+
+/* What the exchange does: uses each block as soon as its flag says so. */
+static void a_landed_block_is_complete(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 2, 21);
+	for (int round = 0; round < 20; round++) {
+		memset(b.job.data, 0, b.t.layout.data_bytes);
+		bench_begin(&b);
+		for (uint32_t i = 0; i < b.plan->blocks; i++) {
+			while (landed_of(&b, i) == COPY_PENDING)
+				sched_yield();
+			assert_block_is_right(&b, i);
+		}
+		assert_int_equal(bench_fence(&b), 0);
+	}
+	bench_deinit(&b);
+}
+
+/* One thread at the gate: it holds the first block, no other has landed. */
+static void blocks_are_taken_in_the_order_of_the_plan(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 1, 22);
+	gate_set(true);
+	bench_begin(&b);
+	gate_await();
+	assert_false(b.ops->done(b.copy));
+	assert_memory_equal(b.job.data, b.image, b.plan->block[0].bytes);
+	for (uint32_t i = 0; i < b.plan->blocks; i++)
+		assert_int_equal(landed_of(&b, i), COPY_PENDING);
+	for (uint32_t i = 1; i < b.plan->blocks; i++)
+		if (b.plan->block[i].bytes > 0)
+			assert_int_equal(b.job.data[b.plan->block[i].offset], 0);
+	gate_set(false);
+	assert_int_equal(bench_fence(&b), 0);
+	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	bench_deinit(&b);
+}
+
+static void all_threads_take_part(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 5, 23);
+	gate_set(true);
+	bench_begin(&b);
+	for (int i = 0; i < 5; i++)
+		gate_await();
+	gate_set(false);
+	assert_int_equal(bench_fence(&b), 0);
+	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	bench_deinit(&b);
+}
+
+static void one_job_at_a_time(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 1, 24);
+	gate_set(true);
+	bench_begin(&b);
+	assert_int_equal(b.ops->begin(b.copy, &b.job, NULL), FTMEM_EINVAL);
+	assert_int_equal(b.ops->restore(b.copy, &b.job), FTMEM_EINVAL);
+	gate_set(false);
+	assert_int_equal(bench_fence(&b), 0);
+	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	bench_deinit(&b);
+}
+
+static void nothing_to_copy_is_done_at_once(void **state)
+{
+	struct copy_plan empty = {0};
+	struct copy_job job = {.plan = &empty};
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 2, 25);
+	assert_true(b.ops->done(b.copy));
+	assert_int_equal(b.ops->fence(b.copy, NULL, 0), 0);
+	assert_int_equal(b.ops->begin(b.copy, &job, NULL), 0);
+	assert_true(b.ops->done(b.copy));
+	assert_int_equal(b.ops->fence(b.copy, NULL, 0), 0);
+	assert_int_equal(b.ops->restore(b.copy, &job), 0);
+	bench_deinit(&b);
+}
+
+static void cancel_fails_what_has_not_landed(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 2, 26);
+	gate_set(true);
+	bench_begin(&b);
+	gate_await();
+	gate_await();
+	b.ops->cancel(b.copy);
+	assert_false(b.ops->done(b.copy));
+	gate_set(false);
+	assert_int_equal(bench_fence(&b), 0);
+	assert_int_equal(assert_resolved(&b), 0);
+	bench_begin(&b);
+	assert_int_equal(bench_fence(&b), 0);
+	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	b.ops->cancel(b.copy);
+	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	bench_deinit(&b);
+}
+
+static void a_late_fence_cancels_and_waits_for_the_blocks_in_hand(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 2, 27);
+	gate_set(true);
+	bench_begin(&b);
+	gate_await();
+	gate_await();
+	atomic_store(&expire_waits, 1);
+	atomic_store(&then_open, true); /* by the second wait: after the cancel */
+	assert_int_equal(bench_fence(&b), FTMEM_ETIMEOUT);
+	assert_false(atomic_load(&then_open));
+	memset(b.t.memory, 0, b.t.memory_bytes);
+	assert_int_equal(assert_resolved(&b), 0);
+	bench_deinit(&b);
+}
+
+static void a_stuck_thread_does_not_hang_the_fence(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 1, 28);
+	gate_set(true);
+	bench_begin(&b);
+	gate_await();
+	atomic_store(&expire_waits, 2);
+	assert_int_equal(bench_fence(&b), FTMEM_ETIMEOUT);
+	assert_non_null(strstr(error_msg(), "stuck"));
+	assert_false(b.ops->done(b.copy));
+	gate_set(false);
+	assert_int_equal(bench_fence(&b), 0);
+	assert_int_equal(assert_resolved(&b), 0);
+	bench_deinit(&b);
+}
+
+static void wait_at_gate(void *arg)
+{
+	(void)arg;
+	gate_pass();
+}
+
+/* The threads have not come to their first wait yet. */
+static void a_job_that_nobody_began_is_cancelled_at_once(void **state)
+{
+	struct copy_config config = {.threads = 2, .pin = wait_at_gate};
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 1, 29);
+	b.ops->close(b.copy);
+	gate_set(true);
+	assert_int_equal(b.ops->open(&config, &b.copy), 0);
+	bench_begin(&b);
+	assert_int_equal(b.ops->fence(b.copy, NULL, 0), FTMEM_ETIMEOUT);
+	assert_int_equal(assert_resolved(&b), 0);
+	bench_begin(&b);
+	b.ops->cancel(b.copy);
+	assert_int_equal(assert_resolved(&b), 0);
+	bench_begin(&b);
+	gate_set(false);
+	assert_int_equal(bench_fence(&b), 0);
+	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	bench_deinit(&b);
+}
+
+static void close_ends_a_job_under_way(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	for (uint64_t round = 0; round < 10; round++) {
+		bench_init(&b, 3, 30 + round);
+		bench_begin(&b);
+		b.ops->close(b.copy);
+		b.copy = NULL;
+		for (uint32_t i = 0; i < b.plan->blocks; i++)
+			if (landed_of(&b, i) == COPY_LANDED)
+				assert_block_is_right(&b, i);
+			else
+				assert_int_equal(landed_of(&b, i), COPY_FAILED);
+		bench_deinit(&b);
+	}
+}
+
+static void *fence_thread(void *arg)
+{
+	return bench_fence(arg) == 0 ? NULL : arg;
+}
+
+static void any_thread_may_fence(void **state)
+{
+	pthread_t thread[3];
+	struct bench b;
+	void *failed;
+
+	(void)state;
+	bench_init(&b, 1, 40);
+	gate_set(true);
+	bench_begin(&b);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(pthread_create(&thread[i], NULL, fence_thread, &b), 0);
+	gate_set(false);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(pthread_join(thread[i], &failed), 0);
+		assert_null(failed);
+	}
+	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	bench_deinit(&b);
+}
+
+static void restores_what_was_copied(void **state)
+{
+	static const uint32_t threads[] = {1, 4};
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		struct bench b;
+		uint8_t *again;
+
+		bench_init(&b, threads[i], 50);
+		bench_begin(&b);
+		assert_int_equal(bench_fence(&b), 0);
+		memset(b.t.memory, 0, b.t.memory_bytes);
+		assert_int_equal(b.ops->restore(b.copy, &b.job), 0);
+		again = test_layout_image(&b.t);
+		assert_memory_equal(again, b.image, b.t.layout.data_bytes);
+		free(again);
+		bench_deinit(&b);
+	}
+}
+
+/* The blob may have been damaged on purpose: its checksum counts, its bytes stay. */
+static void restore_does_not_write_the_blob(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 2, 51);
+	bench_begin(&b);
+	assert_int_equal(bench_fence(&b), 0);
+	memset(b.t.layout.blob, 0x77, b.t.layout.blob_bytes);
+	assert_int_equal(b.ops->restore(b.copy, &b.job), 0);
+	for (uint64_t i = 0; i < b.t.layout.blob_bytes; i++)
+		assert_int_equal(b.t.layout.blob[i], 0x77);
+	bench_deinit(&b);
+}
+
+/* A byte of a region that comes from the block: unchanged, whatever the others. */
+static void assert_block_not_written(const struct bench *b, uint32_t index, uint8_t paint)
+{
+	const struct copy_block *block = &b->plan->block[index];
+
+	for (uint32_t p = block->first; p < block->first + block->count; p++)
+		for (uint32_t i = 0; i < b->plan->piece[p].bytes; i++)
+			if (b->plan->piece[p].addr != b->t.layout.blob)
+				assert_int_equal(b->plan->piece[p].addr[i], paint);
+}
+
+static void restore_writes_no_byte_of_a_damaged_block(void **state)
+{
+	uint64_t random = test_random_seed(__func__);
+	struct bench b;
+	char name[64];
+
+	(void)state;
+	bench_init(&b, 2, 52);
+	bench_begin(&b);
+	assert_int_equal(bench_fence(&b), 0);
+	for (int round = 0; round < 100; round++) {
+		uint32_t index = test_random_below(&random, b.plan->blocks);
+		const struct copy_block *block = &b.plan->block[index];
+		uint8_t *byte;
+
+		if (block->bytes == 0)
+			continue;
+		byte = b.job.data + block->offset + test_random_below(&random, block->bytes);
+		*byte ^= (uint8_t)(1u << test_random_below(&random, 8));
+		memset(b.t.memory, 0x3e, b.t.memory_bytes);
+		assert_int_equal(b.ops->restore(b.copy, &b.job), FTMEM_ECORRUPT);
+		snprintf(name, sizeof(name), "block %u of %u", index, b.plan->blocks);
+		assert_non_null(strstr(error_msg(), name));
+		assert_block_not_written(&b, index, 0x3e);
+		assert_true(b.ops->done(b.copy));
+		*byte = b.image[byte - b.job.data];
+	}
+	b.job.sums[b.plan->block[0].sum] ^= 1;
+	assert_int_equal(b.ops->restore(b.copy, &b.job), FTMEM_ECORRUPT);
+	b.job.sums[b.plan->block[0].sum] ^= 1;
+	assert_int_equal(b.ops->restore(b.copy, &b.job), 0);
+	bench_deinit(&b);
+}
+
+/* Jobs cancelled, fenced and finished at any moment, one after the other. */
+static void any_order_of_calls_resolves_every_block(void **state)
+{
+	uint64_t random = test_random_seed(__func__);
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 3, 60);
+	for (int round = 0; round < 300; round++) {
+		uint32_t until = test_random_below(&random, b.plan->blocks);
+		uint32_t what = test_random_below(&random, 4);
+		int rc = 0;
+
+		bench_begin(&b);
+		while (what < 3 && landed_of(&b, until) == COPY_PENDING)
+			sched_yield();
+		if (what == 1 || what == 3)
+			b.ops->cancel(b.copy);
+		if (what == 2)
+			rc = b.ops->fence(b.copy, NULL, 0);
+		assert_true(rc == 0 || rc == FTMEM_ETIMEOUT);
+		assert_int_equal(bench_fence(&b), 0);
+		if (what == 0)
+			assert_int_equal(assert_resolved(&b), b.plan->blocks);
+		else
+			assert_resolved(&b);
+	}
+	bench_deinit(&b);
+}
+
+struct pinned {
+	_Atomic uint32_t calls, open_to_signals, pushing;
+};
+
+static void count_pin(void *arg)
+{
+	struct sched_param param = {0};
+	struct pinned *p = arg;
+	sigset_t set;
+	int policy;
+
+	/* Where the policy may be set it must have been. */
+	if (pthread_getschedparam(pthread_self(), &policy, &param) == 0 && policy != SCHED_BATCH &&
+	    pthread_setschedparam(pthread_self(), SCHED_BATCH, &param) == 0)
+		atomic_fetch_add(&p->pushing, 1);
+	pthread_sigmask(SIG_SETMASK, NULL, &set);
+	if (!sigismember(&set, SIGTERM) || !sigismember(&set, SIGCHLD))
+		atomic_fetch_add(&p->open_to_signals, 1);
+	atomic_fetch_add(&p->calls, 1);
+}
+
+static void every_thread_is_pinned_and_stays_out_of_the_way(void **state)
+{
+	struct pinned p = {0};
+	struct copy_config config = {.threads = 6, .pin = count_pin, .pin_arg = &p};
+	struct copy *copy = NULL;
+	sigset_t before, after;
+
+	(void)state;
+	pthread_sigmask(SIG_SETMASK, NULL, &before);
+	assert_int_equal(copy_host()->open(&config, &copy), 0);
+	copy_host()->close(copy);
+	pthread_sigmask(SIG_SETMASK, NULL, &after);
+	assert_int_equal(p.calls, 6);
+	assert_int_equal(p.open_to_signals, 0);
+	assert_int_equal(p.pushing, 0);
+	assert_int_equal(sigismember(&before, SIGTERM), sigismember(&after, SIGTERM));
+}
+
+static void open_fails_whole(void **state)
+{
+	struct copy_config config = {.threads = 3};
+	struct copy *copy = NULL;
+	int rc = FTMEM_ENOMEM;
+	unsigned n;
+
+	(void)state;
+	copy_host()->close(NULL);
+	for (n = 1; rc == FTMEM_ENOMEM && n < 3; n++) {
+		alloc_fail_at(n);
+		rc = copy_host()->open(&config, &copy);
+		alloc_fail_off();
+		assert_int_equal(rc, FTMEM_ENOMEM);
+		assert_null(copy);
+	}
+	for (n = 1; n <= 3; n++) {
+		threads_until_refusal = n;
+		assert_int_equal(copy_host()->open(&config, &copy), FTMEM_ESYS);
+		assert_null(copy);
+		assert_non_null(strstr(error_msg(), "of 3"));
+	}
+	config.threads = 0;
+	assert_int_equal(copy_host()->open(&config, &copy), FTMEM_EINVAL);
+	assert_null(copy);
+}
+
+static void owns_any_host_address(void **state)
+{
+	(void)state;
+	assert_true(copy_host()->owns(state, 1));
+	assert_false(copy_host()->owns(NULL, 1));
+	assert_string_equal(copy_host()->name, "host");
+}
+
+#define TEST(name) cmocka_unit_test_setup(name, gate_reset)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(copies_everything_with_any_number_of_threads),
+		TEST(regions_may_be_written_after_the_fence),
+		TEST(a_landed_block_is_complete),
+		TEST(blocks_are_taken_in_the_order_of_the_plan),
+		TEST(all_threads_take_part),
+		TEST(one_job_at_a_time),
+		TEST(nothing_to_copy_is_done_at_once),
+		TEST(cancel_fails_what_has_not_landed),
+		TEST(a_late_fence_cancels_and_waits_for_the_blocks_in_hand),
+		TEST(a_stuck_thread_does_not_hang_the_fence),
+		TEST(a_job_that_nobody_began_is_cancelled_at_once),
+		TEST(close_ends_a_job_under_way),
+		TEST(any_thread_may_fence),
+		TEST(restores_what_was_copied),
+		TEST(restore_does_not_write_the_blob),
+		TEST(restore_writes_no_byte_of_a_damaged_block),
+		TEST(any_order_of_calls_resolves_every_block),
+		TEST(every_thread_is_pinned_and_stays_out_of_the_way),
+		TEST(open_fails_whole),
+		TEST(owns_any_host_address),
+	};
+
+	if (sem_init(&gate_arrived, 0, 0) != 0)
+		return 1;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
