@@ -16,7 +16,7 @@
 #define ROUNDS 5
 #define ROUND_NS UINT64_C(100000000)
 #define COPY_MAX (UINT64_C(256) << 20) /* of the state, so that memory stays small */
-#define IN_FLIGHT 4                    /* messages each way */
+#define IN_FLIGHT 16                   /* messages each way */
 
 struct load {
 	const struct world *world;
@@ -44,7 +44,7 @@ static uint64_t do_copy(struct load *l)
 
 static uint64_t do_checksum(struct load *l)
 {
-	checksum_sink = checksum(l->blocks + l->turn++ % IN_FLIGHT * l->block, l->block);
+	checksum_sink = checksum(l->blocks + l->turn++ % 4 * l->block, l->block);
 	return l->block;
 }
 
@@ -55,63 +55,90 @@ static uint64_t do_encode(struct load *l)
 	return (uint64_t)l->k * l->block;
 }
 
-static uint64_t do_exchange(struct load *l)
+/* One message each way; slot: which of those under way. */
+static void post(struct load *l, MPI_Request *request, int slot)
 {
 	const struct world *w = l->world;
 	int to = (int)((w->rank + w->shift) % w->size);
 	int from = (int)((w->rank + w->size - w->shift) % w->size);
-	MPI_Request request[2 * IN_FLIGHT];
+	uint8_t *block = l->blocks + (size_t)slot * l->block;
 
-	for (int i = 0; i < IN_FLIGHT; i++)
-		MPI_Irecv(l->blocks + (size_t)i * l->block, (int)l->block, MPI_BYTE, from, i,
-		          MPI_COMM_WORLD, &request[i]);
-	for (int i = 0; i < IN_FLIGHT; i++)
-		MPI_Isend(l->blocks + (size_t)(IN_FLIGHT + i) * l->block, (int)l->block,
-		          MPI_BYTE, to, i, MPI_COMM_WORLD, &request[IN_FLIGHT + i]);
-	MPI_Waitall(2 * IN_FLIGHT, request, MPI_STATUSES_IGNORE);
-	return (uint64_t)IN_FLIGHT * l->block;
+	if (slot < IN_FLIGHT)
+		MPI_Irecv(block, (int)l->block, MPI_BYTE, from, 0, MPI_COMM_WORLD, request);
+	else
+		MPI_Isend(block, (int)l->block, MPI_BYTE, to, 0, MPI_COMM_WORLD, request);
 }
 
-/* Units that fill a round on the slowest rank: ranks that exchange must do the same
- * number of them. */
-static uint64_t units_of_round(struct load *l, uint64_t (*unit)(struct load *))
+/* Sends count messages and receives as many. yielding: leaves the processor to
+ * others while there is nothing to do, which pays if ranks share processors. */
+static void exchange(struct load *l, uint64_t count, bool yielding)
 {
-	uint64_t count = 0, start = clock_ns();
-	double rate;
+	MPI_Request request[2 * IN_FLIGHT];
+	uint64_t posted[2] = {IN_FLIGHT, IN_FLIGHT}, done = 0;
+	int finished[2 * IN_FLIGHT], some;
 
-	while (count < 32)
-		unit(l), count++;
-	rate = (double)count / (double)(clock_ns() - start);
-	return (uint64_t)(-world_max(-rate) * (double)ROUND_NS) + 1;
+	for (int i = 0; i < 2 * IN_FLIGHT; i++)
+		post(l, &request[i], i);
+	while (done < 2 * count) {
+		MPI_Testsome(2 * IN_FLIGHT, request, &some, finished, MPI_STATUSES_IGNORE);
+		for (int i = 0; i < some; i++)
+			if (posted[finished[i] / IN_FLIGHT]++ < count)
+				post(l, &request[finished[i]], finished[i]);
+		if (some == 0 && yielding)
+			clock_sleep(20000);
+		done += (uint64_t)(some > 0 ? some : 0);
+	}
 }
 
-static double run_round(struct load *l, uint64_t (*unit)(struct load *), uint64_t units)
+static double exchange_rate(struct load *l, uint64_t count, bool yielding)
+{
+	uint64_t start;
+
+	world_barrier();
+	start = clock_ns();
+	exchange(l, count, yielding);
+	return (double)count * l->block / (double)(clock_ns() - start);
+}
+
+/* Rounds are as long on all ranks: they send one count of messages. */
+static double measure_exchange(struct load *l, bool yielding)
+{
+	struct series sums = {0};
+	double rate = exchange_rate(l, 8 * IN_FLIGHT, yielding);
+	uint64_t count = (uint64_t)(-world_max(-rate) * (double)ROUND_NS / l->block);
+
+	if (count < IN_FLIGHT)
+		count = IN_FLIGHT;
+	for (int i = 0; i < ROUNDS; i++)
+		series_add(&sums, world_sum(exchange_rate(l, count, yielding)));
+	return series_summary(&sums).median;
+}
+
+static double run_round(struct load *l, uint64_t (*unit)(struct load *))
 {
 	uint64_t bytes = 0, start, now;
 
 	world_barrier();
-	start = now = clock_ns();
-	if (units) {
-		for (uint64_t i = 0; i < units; i++)
-			bytes += unit(l);
+	start = clock_ns();
+	do {
+		bytes += unit(l);
 		now = clock_ns();
-	} else {
-		for (; now - start < ROUND_NS; now = clock_ns())
-			bytes += unit(l);
-	}
+	} while (now - start < ROUND_NS);
 	return (double)bytes / (double)(now - start); /* bytes per ns: GB/s */
 }
 
-static struct limit measure(struct load *l, uint64_t (*unit)(struct load *), bool in_step)
+static double measure(struct load *l, uint64_t (*unit)(struct load *))
 {
 	struct series sums = {0};
-	uint64_t units = in_step ? units_of_round(l, unit) : 0;
-	double sum;
 
 	for (int i = 0; i < ROUNDS; i++)
-		series_add(&sums, world_sum(run_round(l, unit, units)));
-	sum = series_summary(&sums).median;
-	return (struct limit){.rank = sum / l->world->size, .sum = sum};
+		series_add(&sums, world_sum(run_round(l, unit)));
+	return series_summary(&sums).median;
+}
+
+static struct limit limit_of(const struct world *w, double sum)
+{
+	return (struct limit){.rank = sum / w->size, .sum = sum};
 }
 
 static void load_deinit(struct load *l)
@@ -156,11 +183,12 @@ int limits_measure(const struct world *w, const struct state *s, uint32_t block_
 		return result ? result : FTMEM_ENOMEM;
 	}
 	*out = (struct limits){.encode = {NAN, NAN}, .mpi = {NAN, NAN}};
-	out->copy = measure(&l, do_copy, false);
-	out->checksum = measure(&l, do_checksum, false);
+	out->copy = limit_of(w, measure(&l, do_copy));
+	out->checksum = limit_of(w, measure(&l, do_checksum));
 	if (m) {
-		out->encode = measure(&l, do_encode, false);
-		out->mpi = measure(&l, do_exchange, true);
+		out->encode = limit_of(w, measure(&l, do_encode));
+		out->mpi = limit_of(w, fmax(measure_exchange(&l, false),
+		                            measure_exchange(&l, true)));
 	}
 	load_deinit(&l);
 	return 0;

@@ -14,7 +14,7 @@
 #include "smp/client.h"
 #include "smp/wire.h"
 
-#define END_MS 10000
+#define END_MS 60000
 
 static volatile sig_atomic_t guarded; /* pid of the SMP to end, 0: none */
 

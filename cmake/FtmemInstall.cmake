@@ -18,16 +18,10 @@ foreach(section 1 3 7)
 endforeach()
 install(FILES LICENSE README.md CHANGELOG.md TYPE DOC)
 
-# The static library's own needs. MPI has as many pkg-config names as makers: its
-# flags are spelled out.
-set(FTMEM_PC_REQUIRES "hwloc")
-if(FTMEM_HAVE_ISAL)
-  string(APPEND FTMEM_PC_REQUIRES ", libisal")
-endif()
-set(FTMEM_PC_LIBS "-pthread")
-foreach(library ${MPI_C_LIBRARIES})
-  string(APPEND FTMEM_PC_LIBS " ${library}")
-endforeach()
+# The static library's own needs, spelled out: MPI has as many pkg-config names as
+# makers, and Requires.private would ask for the static needs of hwloc as well.
+string(REPLACE ";" " " FTMEM_PC_LIBS
+  "${MPI_C_LIBRARIES};${HWLOC_LDFLAGS};${ISAL_LDFLAGS};-pthread")
 file(RELATIVE_PATH FTMEM_PC_PREFIX
   "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
 configure_file(cmake/ftmem.pc.in ftmem.pc @ONLY)

@@ -23,7 +23,7 @@ state byte by byte.
   --what WHAT   node: trainer and memory die; rank: the trainer alone; smp: the process
                 that holds the memory alone (node)
   --at STEP     when to kill (half of --steps)
-  --steps S     how long to train (300)
+  --steps S     how long to train (240)
   --keep        keep logs and results
   --help        print this
 
@@ -41,7 +41,7 @@ die()
 
 # Arguments
 
-nodes=4 parity=2 lose=1 what=node at="" steps=300 keep=""
+nodes=4 parity=2 lose=1 what=node at="" steps=240 keep=""
 
 number() # OPTION VALUE LEAST MOST
 {
@@ -104,6 +104,7 @@ bold="" dim="" red="" green="" plain=""
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
 	bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'
 fi
+interval=$((steps > 6 ? steps / 6 : 1)) # of the steps that are shown
 began=${EPOCHREALTIME//./}
 
 say() # TEXT
@@ -140,7 +141,7 @@ clean()
 {
 	local result=$?
 
-	trap - EXIT INT TERM HUP
+	trap - EXIT INT TERM HUP PIPE
 	set +e
 	if [ -n "$runner" ]; then
 		kill -TERM "$runner" 2>/dev/null
@@ -159,6 +160,7 @@ clean()
 trap clean EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
+trap 'exit 141' PIPE
 
 failed() # LOG TEXT
 {
@@ -218,6 +220,17 @@ since() # MOMENT
 
 declare -A trainer
 
+# A line of the library. That all nodes are one machine is what a simulation is.
+library_line()
+{
+	[[ $line != *"are one machine"* ]] || return 0
+	if [[ $line =~ ^ftmem\[([0-9]+)\]:\ info:\ (.*)$ ]]; then
+		[ -z "$killed" ] || say "$green${BASH_REMATCH[2]}$plain"
+	else
+		say "$red$line$plain"
+	fi
+}
+
 # Shows what matters of the job's lines, until it ends or has done step $1.
 follow() # [STEP]
 {
@@ -225,24 +238,22 @@ follow() # [STEP]
 		case $line in
 		step*)
 			read -r _ step _ <<<"$line"
-			if [ -n "$killed" ] && [ -z "$back_ms" ]; then
-				back_ms=$(since "$killed")
-			fi
-			((step != 1 && step % 50)) || say "$line"
+			[ -z "$killed" ] || [ -n "$back_ms" ] || back_ms=$(since "$killed")
+			((step != 1 && step % interval)) || say "$line"
 			((step != ${1:-0})) || return 0
 			;;
-		rank\ *pid*)
-			[[ $line =~ ^(rank\ [0-9]+):\ node\ ([^,]+),\ pid\ ([0-9]+)(,\ (.*))?$ ]] || continue
-			trainer[${BASH_REMATCH[2]}]=${BASH_REMATCH[3]}
-			[ -z "${BASH_REMATCH[5]}" ] ||
-				say "$green${BASH_REMATCH[1]} on ${BASH_REMATCH[2]}: ${BASH_REMATCH[5]}$plain"
+		rank\ *)
+			if [[ $line =~ ^rank\ [0-9]+:\ node\ ([^,]+),\ pid\ ([0-9]+) ]]; then
+				trainer[${BASH_REMATCH[1]}]=${BASH_REMATCH[2]}
+			fi
 			;;
 		restored\ version*)
 			[[ $line =~ ^restored\ version\ ([0-9]+) ]] && restored=${BASH_REMATCH[1]}
-			say "$green$line$plain"
+			say "$line"
 			;;
-		restoring* | done:*) say "$line" ;;
-		ftmem\[* | ftmem:* | train_gpt:*) say "$dim$line$plain" ;;
+		done:*) say "$line" ;;
+		ftmem\[*) library_line ;;
+		ftmem:* | train_gpt:*) say "$red$line$plain" ;;
 		esac
 	done
 	(($# == 0))
@@ -279,7 +290,7 @@ show_holders()
 	local node pid version
 
 	while read -r node pid version; do
-		say "  $node: version $version, held by process $pid"
+		((version == 0)) || say "  $node: version $version, held by process $pid"
 	done < <(holders)
 }
 
@@ -287,43 +298,44 @@ show_holders()
 
 kill_victims()
 {
-	local name pid pids=() lines=()
+	local name pid targets pids=() lines=()
 
 	for name in "${victims[@]}"; do
-		line="  $name:"
+		targets=()
 		if [ "$what" != smp ]; then
 			pids+=("${trainer[$name]}")
-			line+=" trainer ${trainer[$name]}"
+			targets+=("trainer (process ${trainer[$name]})")
 		fi
 		if [ "$what" != rank ]; then
 			pid=$(holder_of "$name")
 			[ -n "$pid" ] || failed "$folder/first.log" "no process holds the memory of $name"
 			pids+=("$pid")
-			line+=" memory ${pid}"
+			targets+=("memory (process $pid)")
 			old_holder[$name]=$pid
 		fi
-		lines+=("$line")
+		lines+=("  $name: $(join "${targets[@]}") killed")
 	done
-	title "${red}SIGKILL in step $((step + 1)): $(join "${victims[@]}") ($what)"
 	kill -KILL "${pids[@]}"
 	killed=${EPOCHREALTIME//./}
+	title "${red}SIGKILL in step $((step + 1))"
 	for line in "${lines[@]}"; do say "$red$line$plain"; done
 }
 
-# The trainers go on, start a new holder, and hand the memory over.
+# The trainers go on, start another holder, and hand the memory over.
 watch_handover()
 {
-	local name pid deadline=$((SECONDS + 20))
+	local name pid
 
-	for name in "${victims[@]}"; do
-		while pid=$(holder_of "$name"); [ -z "$pid" ] || [ "$pid" = "${old_holder[$name]}" ]; do
-			((SECONDS < deadline)) || failed "$folder/first.log" "nobody took $name's memory over"
-			sleep 0.02
-		done
-		say "${green}$name: process $pid now holds the memory, handed over by the trainer$plain"
-	done
 	follow
 	finish "$folder/first.log"
+	for name in "${victims[@]}"; do
+		pid=$(holder_of "$name")
+		if [ -z "$pid" ] || [ "$pid" = "${old_holder[$name]}" ]; then
+			failed "$folder/first.log" "nobody took the memory of $name over"
+		fi
+	done
+	say "What is held now:"
+	show_holders
 }
 
 replace_victims()
@@ -380,6 +392,19 @@ refused()
 	exit 3
 }
 
+clean_up()
+{
+	local job left
+
+	for job in demo undisturbed; do
+		"$bin/ftmem" drop "$job" >"$folder/drop.log" 2>&1 ||
+			failed "$folder/drop.log" "the memory of job $job cannot be freed"
+	done
+	left=$(sh "$ftmem_root/tests/util/end_smps.sh" --list "$FTMEM_DIR")
+	[ -z "$left" ] || failed "$folder/drop.log" "still running: $left"
+	say "Memory freed, no process left."
+}
+
 compare()
 {
 	local bytes
@@ -400,10 +425,14 @@ spares=()
 declare -A old_holder
 everybody=("${names[@]}")
 
-title "Training on ${names[0]} to ${names[-1]}, one rank each; any $parity of the $nodes may be lost"
+title "Training on ${names[0]} to ${names[-1]}, simulated here, one rank on each"
+say "any $parity of the $nodes may be lost"
 launch demo "$folder/first.log" "$folder/resumed.bin"
-follow "$at" || { wait "$runner" || true; runner=""
-	failed "$folder/first.log" "the training ended before step $at"; }
+if ! follow "$at"; then
+	wait "$runner" || true
+	runner=""
+	failed "$folder/first.log" "the training ended before step $at"
+fi
 kill_victims
 if [ "$what" = smp ]; then
 	watch_handover
@@ -418,4 +447,5 @@ killed=""
 launch undisturbed "$folder/third.log" "$folder/undisturbed.bin"
 follow
 finish "$folder/third.log"
+clean_up
 compare

@@ -34,8 +34,8 @@ static void piece_add(struct copy_plan *plan, struct copy_block *block, uint8_t 
 {
 	struct copy_piece *last = block->count > 0 ? &plan->piece[plan->pieces - 1] : NULL;
 
-	if (last && last->addr + last->bytes == addr && last->offset + last->bytes == offset &&
-	    block->offset + offset > plan->blob_bytes) {
+	if (last && last->addr + last->bytes == addr && last->offset + last->bytes == offset
+	    && block->offset + offset > plan->blob_bytes) {
 		last->bytes += bytes;
 		return;
 	}
@@ -62,8 +62,8 @@ static void block_fill(struct copy_plan *plan, struct copy_block *block, struct 
 	}
 }
 
-static void plan_fill(struct copy_plan *plan, const struct layout *layout,
-                      const struct rail *rail, uint32_t member)
+static void plan_fill(struct copy_plan *plan, const struct layout *layout, const struct rail *rail,
+                      uint32_t member)
 {
 	uint32_t rows = rail_chunk_rows(rail, member);
 	struct cursor cursor = {layout, 0};
@@ -113,7 +113,7 @@ int copy_plan_new(const struct layout *layout, const struct rail *rail, uint32_t
 			goto fail;
 		plan->blob_bytes = layout->blob_bytes;
 		plan->block = calloc(plan->blocks, sizeof(*plan->block));
-		plan->piece = malloc(pieces * sizeof(*plan->piece));
+		plan->piece = calloc(pieces, sizeof(*plan->piece));
 		if (!plan->block || !plan->piece)
 			goto fail;
 		plan_fill(plan, layout, rail, member);

@@ -26,12 +26,12 @@
 /* After its deadline a fence cancels; the blocks in hand are done in microseconds
  * unless the machine is in trouble. */
 #define IN_HAND_NS UINT64_C(10000000000)
-#define NO_BLOCK UINT32_MAX
+#define NO_BLOCK   UINT32_MAX
 
 struct copy {
 	struct copy_config config;
 	pthread_t *thread;
-	uint32_t threads;  /* started */
+	uint32_t threads; /* started */
 	bool sync_ready;
 	pthread_mutex_t lock;
 	pthread_cond_t work; /* a job, or the end */
@@ -40,15 +40,15 @@ struct copy {
 	/* Under the lock. The job is also read by threads inside it. */
 	struct copy_job job;
 	bool restore;
-	uint64_t number;   /* of the job */
-	uint32_t inside;   /* threads */
-	uint32_t bad;      /* restore: the first block found damaged */
+	uint64_t number; /* of the job */
+	uint32_t inside; /* threads */
+	uint32_t bad;    /* restore: the first block found damaged */
 	bool quit;
 
 	char gap_before[CACHE_LINE];
 	_Atomic uint64_t next; /* block to take */
 	char gap_after[CACHE_LINE];
-	_Atomic bool busy;     /* changed under the lock */
+	_Atomic bool busy;          /* changed under the lock */
 	_Atomic uint32_t cancelled; /* 0 or 1 */
 };
 
@@ -273,7 +273,8 @@ static int restore_result(const struct copy *c, const struct copy_job *job)
 		return error_set(FTMEM_ECORRUPT,
 		                 "block %u of %u, %u bytes at %llu of the stored data, does not "
 		                 "match its checksum: rebuild it from parity or restore another "
-		                 "version", c->bad, job->plan->blocks, block->bytes,
+		                 "version",
+		                 c->bad, job->plan->blocks, block->bytes,
 		                 (unsigned long long)block->offset);
 	}
 	if (atomic_load(&c->cancelled))
@@ -392,8 +393,8 @@ static int host_open(const struct copy_config *config, struct copy **out)
 	if (err) {
 		rc = error_sys(FTMEM_ESYS, err,
 		               "copy thread %u of %u does not start: raise the limit of processes "
-		               "(ulimit -u) or lower copy_threads", c->threads + 1,
-		               config->threads);
+		               "(ulimit -u) or lower copy_threads",
+		               c->threads + 1, config->threads);
 		goto fail;
 	}
 	*out = c;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,11 +34,12 @@ struct progress {
 	struct progress_config config;
 	pthread_t thread;
 	bool running;              /* the thread exists; trainer's thread only */
+	atomic_bool abandon;       /* give up what is under way */
 
 	pthread_mutex_t lock;      /* guards all below but what engine uses while busy */
 	pthread_cond_t wake;       /* the thread: a call or stop */
 	pthread_cond_t resolved;   /* waiters: a version is resolved, or broken */
-	bool stop, abandon, broken;
+	bool stop, broken;
 	struct call queue[QUEUE];
 	uint32_t first, count;     /* the first is under way once the thread took it */
 	struct outcome outcome[HISTORY];
@@ -170,7 +172,6 @@ static bool drive(struct progress *p, const struct call *call)
 {
 	struct net_backoff backoff = {0};
 	uint64_t report_ns = clock_ns() + IDLE_NS, warn_ns = clock_deadline(p->config.timeout_ms);
-	bool abandon = false;
 
 	snapshot_start(&p->engine, call->version, call->go, call->called_ns);
 	while (!snapshot_over(&p->engine)) {
@@ -189,10 +190,7 @@ static bool drive(struct progress *p, const struct call *call)
 		now = clock_ns();
 		keeper_watch(p->config.keeper, now);
 		report_wait(p, &report_ns, &warn_ns, now);
-		pthread_mutex_lock(&p->lock);
-		abandon = p->abandon;
-		pthread_mutex_unlock(&p->lock);
-		if (abandon)
+		if (atomic_load_explicit(&p->abandon, memory_order_relaxed))
 			return false;
 	}
 	return true;
@@ -201,25 +199,21 @@ static bool drive(struct progress *p, const struct call *call)
 /* Waits for a call. False: the thread is to end. */
 static bool next_call(struct progress *p, struct call *call)
 {
-	bool got = false, broken;
+	bool got;
 
 	pthread_mutex_lock(&p->lock);
-	while (p->count == 0 || p->broken) {
+	while (!p->stop && (p->count == 0 || p->broken)) {
 		struct timespec until = timespec_of(clock_ns() + IDLE_NS);
 
-		if (p->stop)
-			break;
 		if (pthread_cond_timedwait(&p->wake, &p->lock, &until) == ETIMEDOUT) {
 			pthread_mutex_unlock(&p->lock);
 			keeper_watch(p->config.keeper, clock_ns());
 			pthread_mutex_lock(&p->lock);
 		}
 	}
-	broken = p->broken;
-	if (p->count > 0 && !broken) {
+	got = !p->stop;
+	if (got)
 		*call = p->queue[p->first];
-		got = true;
-	}
 	pthread_mutex_unlock(&p->lock);
 	return got;
 }
@@ -232,16 +226,8 @@ static void *thread_main(void *arg)
 	if (p->config.pin)
 		p->config.pin(p->config.pin_arg);
 	while (next_call(p, &call)) {
-		if (!drive(p, &call)) {
-			bool abandon;
-
-			pthread_mutex_lock(&p->lock);
-			abandon = p->abandon;
-			pthread_mutex_unlock(&p->lock);
-			if (abandon)
-				break;
+		if (!drive(p, &call))
 			continue;
-		}
 		if (p->engine.retire)
 			p->config.retire(p->config.retire_arg);
 		resolve(p, &call);
@@ -311,7 +297,8 @@ void progress_free(struct progress *p)
 		return;
 	if (p->running) {
 		pthread_mutex_lock(&p->lock);
-		p->stop = p->abandon = true;
+		p->stop = true;
+		atomic_store(&p->abandon, true);
 		pthread_cond_broadcast(&p->wake);
 		pthread_mutex_unlock(&p->lock);
 		pthread_join(p->thread, NULL);

@@ -107,6 +107,22 @@ static bool recoverable(const struct map *map, const struct recover_source *sour
 	return true;
 }
 
+/* Whether a sure arena holds what it could not hold had choice been committed: until a
+ * newer version is committed, what holds a committed one is not overwritten. */
+static bool denies(const struct recover_arena *a, struct stamp stamp)
+{
+	if (a->unsure)
+		return false;
+	for (int s = 0; s < 2; s++) {
+		int order = stamp_cmp(a->slot[s].stamp, stamp);
+
+		if ((holds(&a->slot[s]) && order == 0) ||
+		    (a->slot[s].state == SLOT_COMMITTED && order > 0))
+			return false;
+	}
+	return true;
+}
+
 static bool maybe_committed(const struct recover_input *in, const struct map *map,
                             const struct recover_choice *choice)
 {
@@ -114,20 +130,14 @@ static bool maybe_committed(const struct recover_input *in, const struct map *ma
 
 	for (uint32_t i = 0; i < in->arenas; i++) {
 		const struct recover_arena *a = &in->arena[i];
-		bool denies = !a->unsure;
 
 		if (a->epoch != choice->epoch || a->rank >= map->ranks)
 			continue;
-		for (int s = 0; s < 2; s++) {
-			int order = stamp_cmp(a->slot[s].stamp, choice->stamp);
-
-			if (!holds(&a->slot[s]) || order < 0)
-				continue;
-			if (order == 0 && a->slot[s].state == SLOT_COMMITTED)
+		for (int s = 0; s < 2; s++)
+			if (a->slot[s].state == SLOT_COMMITTED &&
+			    stamp_cmp(a->slot[s].stamp, choice->stamp) == 0)
 				return true;
-			denies = false;
-		}
-		denied |= denies;
+		denied = denied || denies(a, choice->stamp);
 	}
 	return !denied;
 }

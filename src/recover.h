@@ -62,8 +62,9 @@ struct recover_source {
  * The index of the chosen epoch in input->epoch is returned in *epoch_index.
  *
  * A candidate may have been committed if a slot says so, or if no surviving arena of
- * its epoch denies it: one that is sure and holds nothing of that stamp or larger
- * never voted for it. So a crash in the middle of a job's first snapshot is FRESH.
+ * its epoch denies it: one that is sure and holds neither that stamp nor a larger one
+ * committed, which all ranks do from a commit on. So a crash in the middle of a job's
+ * first snapshots is FRESH.
  */
 int recover_choose(const struct recover_input *in, const struct recover_choice *limit,
                    struct recover_choice *choice, uint32_t *epoch_index,

@@ -77,8 +77,8 @@ static int report_lost(const struct gather *g, uint32_t epoch_index,
 	char text[768];
 
 	recover_explain(&g->epoch[epoch_index], choice, source, text, sizeof(text));
-	return error_set(FTMEM_ELOST, "version %" PRIu64 " cannot be rebuilt: %s; nothing was erased: "
-	                 "start the job again when those nodes are back", choice->stamp.version, text);
+	return error_set(FTMEM_ELOST, "%s; nothing was erased: start the job again when those nodes are "
+	                 "back", text);
 }
 
 /* --- choosing --- */

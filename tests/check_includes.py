@@ -72,11 +72,12 @@ keeper                : error slot smp/client
 progress              : clock error keeper snapshot
 # the life of a job
 session               : clock error checksum opts topo map keeper epoch progress
-seal                  : error checksum memory session
+seal                  : clock error checksum memory session
 gather                : error recover session
 rescue                : error rebuild gather
-restore               : error recover session gather rescue
-api                   : ftmem error opts sized region session seal restore
+move                  : clock error tags rescue
+restore               : clock error move
+api                   : clock error session
 """
 
 # Foreign headers that belong to one module each.

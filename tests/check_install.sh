@@ -48,7 +48,8 @@ static=$(pkg-config --static --libs ftmem | sed 's/-lftmem\b/-l:libftmem.a/')
 		$(pkg-config --cflags ftmem) $static
 }
 run "pkg-config, shared" "$work/c_shared"
-run "pkg-config, static" "$work/c_static"
+# A static program knows only where ftmem-smp was to be installed: PATH tells it.
+PATH=$prefix/bin:$PATH run "pkg-config, static" "$work/c_static"
 if command -v "$cxx" >/dev/null; then
 	# shellcheck disable=SC2046,SC2086
 	"$cxx" -std=c++17 $strict -Wno-missing-field-initializers -x c++ "$here/install/main.c" \
@@ -60,7 +61,7 @@ fi
 	-DCMAKE_C_COMPILER="$cc" >"$work/log" || { cat "$work/log"; exit 1; }
 "$cmake" --build "$work/outside" >"$work/log" || { cat "$work/log"; exit 1; }
 run "find_package, shared" "$work/outside/with_shared"
-run "find_package, static" "$work/outside/with_static"
+PATH=$prefix/bin:$PATH run "find_package, static" "$work/outside/with_static"
 
 for program in "$work/c_static" "$work/outside/with_static"; do
 	if readelf -d "$program" | grep -q libftmem; then

@@ -32,7 +32,8 @@ start()
 }
 start 1
 start 2
-if ! grep -q 'step 1000' "$work/out.1" || ! grep -q 'from step 1000' "$work/out.2"; then
+if [ "$(grep -c '^from step 0$' "$work/out.1")" -ne 3 ] ||
+	[ "$(grep -c '^from step [1-9]' "$work/out.2")" -ne 3 ]; then
 	echo "the second start did not go on where the first ended"
 	exit 1
 fi

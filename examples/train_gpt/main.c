@@ -53,28 +53,36 @@ static int regions_add(struct guard *g, struct trainer *t)
 	return 0;
 }
 
-static void arrivals_print(const struct arrival *a, int ranks, bool restored)
+static void arrivals_print(const struct arrival *a, int ranks)
 {
-	double restore_s = 0, rebuild_s = 0;
-
 	for (int r = 0; r < ranks; r++) {
-		bool moved = restored && strcmp(a[r].before, a[r].now) != 0;
-
 		printf("rank %d: node %s, pid %d", r, a[r].now, a[r].pid);
-		if (moved)
+		if (a[r].before[0] && strcmp(a[r].before, a[r].now) != 0)
 			printf(", %s %s", a[r].lost ? "rebuilt: was on" : "moved from",
 			       a[r].before);
 		printf("\n");
-		restore_s = a[r].restore_s > restore_s ? a[r].restore_s : restore_s;
-		rebuild_s = a[r].rebuild_s > rebuild_s ? a[r].rebuild_s : rebuild_s;
 	}
-	if (restored)
-		printf("restoring took %.1f ms, %.1f ms of it until redundant again\n",
-		       1e3 * restore_s, 1e3 * rebuild_s);
 }
 
-/* Collective: who is where, and what the restore did. */
-static void arrivals_report(struct trainer *t, struct guard *g, bool restored)
+static void restored_print(const struct arrival *a, int ranks, uint64_t version)
+{
+	double restore_s = 0, rebuild_s = 0;
+	bool lost = false;
+
+	for (int r = 0; r < ranks; r++) {
+		restore_s = a[r].restore_s > restore_s ? a[r].restore_s : restore_s;
+		rebuild_s = a[r].rebuild_s > rebuild_s ? a[r].rebuild_s : rebuild_s;
+		lost = lost || a[r].lost;
+	}
+	printf("restored version %" PRIu64 " in %.1f ms", version, 1e3 * restore_s);
+	if (lost)
+		printf(", %.1f ms of it to rebuild", 1e3 * rebuild_s);
+	printf("\n");
+}
+
+/* Collective: who is where, and what the restore did; version NULL if nothing was
+ * stored. */
+static void arrivals_report(struct trainer *t, struct guard *g, const uint64_t *version)
 {
 	struct arrival mine, *all = NULL;
 	struct ftmem_stats stats;
@@ -94,9 +102,12 @@ static void arrivals_report(struct trainer *t, struct guard *g, bool restored)
 	if (t->rank == 0 && !all)
 		MPI_Abort(MPI_COMM_WORLD, 1);
 	MPI_Gather(&mine, sizeof(mine), MPI_BYTE, all, sizeof(mine), MPI_BYTE, 0, MPI_COMM_WORLD);
-	if (all && !t->args->quiet)
-		arrivals_print(all, t->ranks, restored);
-	fflush(stdout);
+	if (all && !t->args->quiet) {
+		arrivals_print(all, t->ranks);
+		if (version)
+			restored_print(all, t->ranks, *version);
+		fflush(stdout);
+	}
 	free(all);
 }
 
@@ -109,18 +120,6 @@ static void print_start(const struct trainer *t)
 	printf("%d ranks, %zu parameters, %" PRIu64 " sequences of %u bytes per step, %s\n",
 	       t->ranks, t->parameters, a->batch, a->model.context, a->text);
 	fflush(stdout);
-}
-
-static void print_restored(const struct trainer *t, uint64_t version)
-{
-	if (t->rank)
-		return;
-	if (!t->args->quiet)
-		printf("restored version %" PRIu64 ": %" PRIu64 " steps are done\n", version,
-		       t->state.step);
-	if (t->args->seed != t->state.rng.seed)
-		fprintf(stderr, "train_gpt: --seed %" PRIu64 " is ignored: the training under "
-		        "way began with %" PRIu64 "\n", t->args->seed, t->state.rng.seed);
 }
 
 /* Collective. Opens the job and fills the trainer with what is stored. */
@@ -138,9 +137,11 @@ static int resume(struct trainer *t, struct guard *g)
 		return result;
 	if (result == FTMEM_OK) {
 		trainer_gather(t);
-		print_restored(t, version);
+		if (t->rank == 0 && t->args->seed != t->state.rng.seed)
+			fprintf(stderr, "train_gpt: --seed is ignored: this training began with %"
+			        PRIu64 "\n", t->state.rng.seed);
 	}
-	arrivals_report(t, g, result == FTMEM_OK);
+	arrivals_report(t, g, result == FTMEM_OK ? &version : NULL);
 	return FTMEM_OK;
 }
 
@@ -156,7 +157,8 @@ static void print_step(struct trainer *t, struct guard *g, double started)
 	if (stats.stored)
 		printf("  committed %6" PRIu64, stats.newest);
 	if (g->ft)
-		printf("  snapshots %.2f%%", 100 * g->lost_s / (MPI_Wtime() - started));
+		printf("  snapshots take %.2f%% of the time",
+		       100 * g->lost_s / (MPI_Wtime() - started));
 	printf("\n");
 	fflush(stdout);
 }

@@ -31,7 +31,8 @@ int codec_new(uint32_t k, uint32_t m, struct codec **out)
 	if (k < 1 || m < 1 || k > CODE_MAX || m > CODE_MAX || k + m > CODE_MAX)
 		return error_set(FTMEM_EINVAL,
 		                 "no erasure code of %u data and %u parity blocks: at least 1 of "
-		                 "each, at most %d in sum", k, m, CODE_MAX);
+		                 "each, at most %d in sum",
+		                 k, m, CODE_MAX);
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		goto fail;
@@ -61,16 +62,15 @@ void codec_free(struct codec *c)
 	free(c);
 }
 
-void codec_encode(const struct codec *c, uint32_t row, size_t len,
-                  const uint8_t *const *src, uint8_t *dst)
+void codec_encode(const struct codec *c, uint32_t row, size_t len, const uint8_t *const *src,
+                  uint8_t *dst)
 {
 	const struct kernel_ops *ops = kernel();
 
 	if (row == 0)
 		ops->add(c->k, len, src, dst);
 	else
-		ops->dot(c->k, 1, c->table + (size_t)row * c->k * ops->table_bytes, len, src,
-		         &dst);
+		ops->dot(c->k, 1, c->table + (size_t)row * c->k * ops->table_bytes, len, src, &dst);
 }
 
 /* Row of the generator matrix of block index. */
@@ -147,14 +147,16 @@ static int check_indices(const struct codec *c, const uint32_t *have, const uint
 		if (have[i] >= n || use[have[i]] != UNKNOWN)
 			return error_set(FTMEM_EINVAL,
 			                 "source block %u of an erasure code of %u is out of range "
-			                 "or given twice", have[i], n);
+			                 "or given twice",
+			                 have[i], n);
 		use[have[i]] = HAD;
 	}
 	for (uint32_t i = 0; i < count; i++) {
 		if (want[i] >= n || use[want[i]] != UNKNOWN)
 			return error_set(FTMEM_EINVAL,
 			                 "wanted block %u of an erasure code of %u is out of "
-			                 "range, among the sources or given twice", want[i], n);
+			                 "range, among the sources or given twice",
+			                 want[i], n);
 		use[want[i]] = WANTED;
 	}
 	if (count == 0)
@@ -239,8 +241,9 @@ int codec_decoder_new(const struct codec *c, const uint32_t *have, const uint32_
 fail:
 	free(coef);
 	codec_decoder_free(d);
-	return error_set(rc, rc == FTMEM_ENOMEM ? "no memory to rebuild %u of %u + %u blocks"
-	                                        : "%u of %u + %u blocks cannot be rebuilt",
+	return error_set(rc,
+	                 rc == FTMEM_ENOMEM ? "no memory to rebuild %u of %u + %u blocks"
+	                                    : "%u of %u + %u blocks cannot be rebuilt",
 	                 count, c->k, c->m);
 }
 

@@ -36,8 +36,8 @@ uint8_t codec_ref_coefficient(uint32_t k, uint32_t m, uint32_t row, uint32_t col
 	return gf_ref_mul((uint8_t)(255 ^ col), gf_ref_inv((uint8_t)((255 - row) ^ col)));
 }
 
-void gf_ref_dot(uint32_t k, const uint8_t *coef, size_t len,
-                const uint8_t *const *src, uint8_t *dst)
+void gf_ref_dot(uint32_t k, const uint8_t *coef, size_t len, const uint8_t *const *src,
+                uint8_t *dst)
 {
 	for (size_t at = 0; at < len; at++) {
 		uint8_t sum = 0;

@@ -15,11 +15,11 @@
 #include "ec/codec_ref.h"
 
 #define TABLE_BYTES 32
-#define XOR_ALIGN 32
-#define XOR_UNIT 128
-#define ROWS_MAX KERNEL_SOURCES_MAX
+#define XOR_ALIGN   32
+#define XOR_UNIT    128
+#define ROWS_MAX    KERNEL_SOURCES_MAX
 /* ISA-L counts in int. */
-#define LEN_MAX ((size_t)1 << 30)
+#define LEN_MAX     ((size_t)1 << 30)
 
 static void isal_expand(uint32_t count, const uint8_t *coef, uint8_t *table)
 {

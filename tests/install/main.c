@@ -18,7 +18,8 @@ int main(void)
 	region.bytes = sizeof(state);
 	if (ftmem_open(&opts, &ft) != FTMEM_OK || ftmem_region_add(ft, &region) != FTMEM_OK
 	    || ftmem_seal(ft) != FTMEM_OK || ftmem_restore(ft, &version) < 0
-	    || ftmem_snapshot(ft, version + 1, NULL) != FTMEM_OK || ftmem_fence(ft, NULL) != FTMEM_OK
+	    || ftmem_snapshot(ft, version + 1, NULL) != FTMEM_OK
+	    || ftmem_fence(ft, NULL) != FTMEM_OK
 	    || ftmem_wait(ft, version + 1, 20000) != FTMEM_OK) {
 		fprintf(stderr, "%s\n", ftmem_errmsg());
 		ftmem_close(ft);

@@ -108,8 +108,8 @@ static void digests_as_fnv_1a_does(void **state)
 	assert_true(digest_more(DIGEST_INIT, "", 0) == UINT64_C(0xcbf29ce484222325));
 	assert_true(digest_more(DIGEST_INIT, "a", 1) == UINT64_C(0xaf63dc4c8601ec8c));
 	assert_true(digest_more(DIGEST_INIT, "foobar", 6) == UINT64_C(0x85944171f73967e8));
-	assert_true(digest_more(digest_more(DIGEST_INIT, "foo", 3), "bar", 3) ==
-	            UINT64_C(0x85944171f73967e8));
+	assert_true(digest_more(digest_more(DIGEST_INIT, "foo", 3), "bar", 3)
+	            == UINT64_C(0x85944171f73967e8));
 }
 
 int main(void)

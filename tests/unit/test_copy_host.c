@@ -591,8 +591,8 @@ static void count_pin(void *arg)
 	int policy;
 
 	/* Where the policy may be set it must have been. */
-	if (pthread_getschedparam(pthread_self(), &policy, &param) == 0 && policy != SCHED_BATCH &&
-	    pthread_setschedparam(pthread_self(), SCHED_BATCH, &param) == 0)
+	if (pthread_getschedparam(pthread_self(), &policy, &param) == 0 && policy != SCHED_BATCH
+	    && pthread_setschedparam(pthread_self(), SCHED_BATCH, &param) == 0)
 		atomic_fetch_add(&p->pushing, 1);
 	pthread_sigmask(SIG_SETMASK, NULL, &set);
 	if (!sigismember(&set, SIGTERM) || !sigismember(&set, SIGCHLD))

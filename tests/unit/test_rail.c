@@ -129,7 +129,10 @@ static void inverses_lead_back(void **state)
 static void rotates_as_documented(void **state)
 {
 	static const uint32_t index[4][4] = {
-		{2, 3, 0, 1}, {1, 2, 3, 0}, {0, 1, 2, 3}, {3, 0, 1, 2},
+		{2, 3, 0, 1},
+		{1, 2, 3, 0},
+		{0, 1, 2, 3},
+		{3, 0, 1, 2},
 	};
 	struct rail r = rail_of(4, 2, 4096, 0);
 
@@ -218,8 +221,9 @@ static void counts_do_not_overflow_at_the_largest_sizes(void **state)
 	assert_true(rail_chunk_bytes(&r, 0) * 63 >= RAIL_DATA_MAX);
 	assert_true(rail_chunk_bytes(&r, 0) * 63 < RAIL_DATA_MAX + 63 * 64 + 63);
 	assert_true((uint64_t)rail_rows(&r) << 30 >= rail_parity_bytes(&r));
-	assert_true(rail_data_offset(&r, 63, 62, rail_chunk_rows(&r, 63) - 1) +
-	            rail_data_len(&r, 63, 62, rail_chunk_rows(&r, 63) - 1) == r.data_bytes[63]);
+	assert_true(rail_data_offset(&r, 63, 62, rail_chunk_rows(&r, 63) - 1)
+	                    + rail_data_len(&r, 63, 62, rail_chunk_rows(&r, 63) - 1)
+	            == r.data_bytes[63]);
 	r.block_bytes = 4096;
 	assert_false(rail_valid(&r));
 }
@@ -241,12 +245,22 @@ static void damaged_rails_are_not_valid(void **state)
 		uint32_t n, m, block_bytes;
 		bool valid;
 	} cases[] = {
-		{1, 0, 4096, true}, {2, 1, 4096, true}, {64, 63, 8192, true},
+		{1, 0, 4096, true},
+		{2, 1, 4096, true},
+		{64, 63, 8192, true},
 		{64, 1, UINT32_MAX / 4096 * 4096, true},
-		{0, 0, 4096, false}, {1, 1, 4096, false}, {2, 0, 4096, false},
-		{2, 2, 4096, false}, {2, 3, 4096, false}, {65, 1, 4096, false},
-		{UINT32_MAX, 1, 4096, false}, {2, UINT32_MAX, 4096, false},
-		{2, 1, 0, false}, {2, 1, 4095, false}, {2, 1, 2048, false}, {2, 1, 6144, false},
+		{0, 0, 4096, false},
+		{1, 1, 4096, false},
+		{2, 0, 4096, false},
+		{2, 2, 4096, false},
+		{2, 3, 4096, false},
+		{65, 1, 4096, false},
+		{UINT32_MAX, 1, 4096, false},
+		{2, UINT32_MAX, 4096, false},
+		{2, 1, 0, false},
+		{2, 1, 4095, false},
+		{2, 1, 2048, false},
+		{2, 1, 6144, false},
 	};
 	struct rail r;
 
@@ -289,8 +303,8 @@ static void random_bytes_are_judged_without_harm(void **state)
 			r.data_bytes[i] >>= round % 64;
 		if (rail_valid(&r))
 			for (uint32_t i = 0; i < r.n; i++)
-				assert_true((uint64_t)rail_k(&r) * rail_chunk_rows(&r, i) ==
-				            rail_data_blocks(&r, i));
+				assert_true((uint64_t)rail_k(&r) * rail_chunk_rows(&r, i)
+				            == rail_data_blocks(&r, i));
 	}
 }
 

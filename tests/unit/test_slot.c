@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -417,8 +418,10 @@ static void a_reader_beside_a_writer_sees_no_torn_version(void **state)
 	set_up(&f, 20000, 3);
 	writer = fork();
 	assert_true(writer >= 0);
-	if (!writer)
+	if (!writer) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		write_on(&f);
+	}
 	while (seen < 20000) {
 		struct stamp stamp;
 		bool damaged;
@@ -454,7 +457,6 @@ int main(void)
 		cmocka_unit_test(a_reader_beside_a_writer_sees_no_torn_version),
 	};
 
-	/* The writer dies with a test that fails. */
 	alarm(120);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Included before each source that clang-tidy reads: tells it that error_set() and
- * error_sys() return their code, which it cannot see across files and without which
- * it follows paths that do not exist.
+ * Included before each source that clang-tidy reads, but those that define these
+ * functions: tells it that a negative result which goes in comes out, which it cannot
+ * see across files and without which it follows paths that do not exist.
  */
 #include "error.h"
+#include "session.h"
 
 #define error_set(code, ...) ((void)(error_set)((code), __VA_ARGS__), (code))
 #define error_sys(code, ...) ((void)(error_sys)((code), __VA_ARGS__), (code))
+static inline int analyze_worst(int own, int agreed)
+{
+	return own ? own : agreed;
+}
+#define session_agree(ft, own, what) analyze_worst((own), (session_agree)((ft), (own), (what)))

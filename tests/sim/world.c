@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Machines, starts of the job, and recovery: what seal.c, gather.c and restore.c do. */
+#include "world.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* --- chance and words --- */
+
+uint32_t world_random(struct world *w, uint32_t below)
+{
+	uint64_t z = w->random += UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+	return (uint32_t)((z ^ z >> 31) >> 32) % below;
+}
+
+bool world_chance(struct world *w, uint32_t percent)
+{
+	return world_random(w, 100) < percent;
+}
+
+void world_trace(struct world *w, const char *fmt, ...)
+{
+	va_list args;
+
+	if (!w->trace)
+		return;
+	va_start(args, fmt);
+	printf("%5llu  ", (unsigned long long)w->step);
+	vprintf(fmt, args);
+	printf("\n");
+	va_end(args);
+}
+
+void world_break(struct world *w, const char *fmt, ...)
+{
+	va_list args;
+
+	if (w->broken[0])
+		return;
+	va_start(args, fmt);
+	vsnprintf(w->broken, sizeof(w->broken), fmt, args);
+	va_end(args);
+	world_trace(w, "BROKEN: %s", w->broken);
+}
+
+void world_init(struct world *w, uint64_t seed, enum flaw flaw, bool trace)
+{
+	memset(w, 0, sizeof(*w));
+	w->seed = w->random = seed;
+	w->flaw = flaw;
+	w->trace = trace;
+}
+
+void world_deinit(struct world *w)
+{
+	for (uint32_t i = 0; i <= WORLD_STARTS; i++)
+		map_free(w->map[i]);
+}
+
+/* --- what is stored --- */
+
+static struct machine *machine_of_rank(struct world *w, uint32_t rank)
+{
+	return &w->machine[w->machine_of[w->node_of[rank]]];
+}
+
+static bool holds(const struct world_arena *a)
+{
+	for (int s = 0; s < 2; s++)
+		if (a->slot[s].state == SLOT_PREPARED || a->slot[s].state == SLOT_COMMITTED)
+			return true;
+	return false;
+}
+
+static struct world_arena *find_arena(struct machine *m, uint64_t epoch, uint32_t rank)
+{
+	for (uint32_t i = 0; i < WORLD_ARENAS; i++)
+		if (m->arena[i].used && m->arena[i].epoch == epoch && m->arena[i].rank == rank)
+			return &m->arena[i];
+	return NULL;
+}
+
+static uint64_t geometry_of(const struct world *w)
+{
+	uint64_t g = w->ranks * 64 + w->parity * 8 + w->aim;
+
+	for (uint32_t r = 0; r < w->ranks; r++)
+		g = g * 31 + w->node_of[r];
+	return g;
+}
+
+/* Which epoch to seal: the newest that is there, if all its arenas are where their
+ * ranks are, else another. */
+static void choose_epoch(struct world *w)
+{
+	uint64_t newest = 0;
+	bool veto = false;
+
+	for (uint32_t node = 0; node < w->nodes; node++)
+		for (uint32_t i = 0; i < WORLD_ARENAS; i++) {
+			const struct world_arena *a = &w->machine[w->machine_of[node]].arena[i];
+
+			if (a->used && a->epoch > newest)
+				newest = a->epoch;
+		}
+	for (uint32_t node = 0; node < w->nodes; node++)
+		for (uint32_t i = 0; i < WORLD_ARENAS; i++) {
+			const struct world_arena *a = &w->machine[w->machine_of[node]].arena[i];
+
+			if (a->used && a->epoch == newest)
+				veto = veto || w->node_of[a->rank] != node
+				       || a->geometry != w->geometry;
+		}
+	w->joined = newest > 0 && !veto;
+	w->epoch = newest + !w->joined;
+	if (!w->joined && w->flaw != FLAW_COUNTS_EPOCHS && w->epoch < w->clock)
+		w->epoch = w->clock;
+}
+
+static void seal(struct world *w, uint32_t rank)
+{
+	struct machine *m = machine_of_rank(w, rank);
+	struct process *p = &w->process[rank];
+	uint32_t i = 0;
+
+	p->arena = find_arena(m, w->epoch, rank);
+	p->life = LIFE_SEALED;
+	if (p->arena)
+		return;
+	while (i < WORLD_ARENAS && m->arena[i].used)
+		i++;
+	if (i == WORLD_ARENAS) {
+		world_break(w, "a machine has too few arenas for this test");
+		return;
+	}
+	p->arena = &m->arena[i];
+	*p->arena = (struct world_arena){.used = true,
+	                                 .epoch = w->epoch,
+	                                 .geometry = w->geometry,
+	                                 .rank = rank,
+	                                 .late = w->joined,
+	                                 .map = w->map[w->run]};
+	world_trace(w, "rank %u takes an arena of epoch %llu on machine %u%s", rank,
+	            (unsigned long long)w->epoch, w->machine_of[w->node_of[rank]],
+	            w->joined ? ", late" : "");
+}
+
+/* --- what to restore --- */
+
+static void describe(const struct world *w, const struct world_arena *a, struct recover_arena *out)
+{
+	*out = (struct recover_arena){.epoch = a->epoch, .rank = a->rank, .unsure = a->late};
+	out->agent = a->rank < w->ranks ? a->rank : 0;
+	memcpy(out->slot, a->slot, sizeof(out->slot));
+}
+
+/* The table that all ranks gather, and the epochs with the maps that speak for them. */
+static struct recover_input gather(struct world *w, struct recover_epoch *epoch)
+{
+	struct recover_input in = {epoch, 0, w->table, 0};
+
+	for (uint32_t node = 0; node < w->nodes; node++)
+		for (uint32_t i = 0; i < WORLD_ARENAS; i++) {
+			struct world_arena *a = &w->machine[w->machine_of[node]].arena[i];
+			uint32_t e = 0;
+
+			if (!a->used)
+				continue;
+			describe(w, a, &w->table[in.arenas]);
+			w->table_arena[in.arenas++] = a;
+			if (!holds(a))
+				continue;
+			while (e < in.epochs && epoch[e].epoch != a->epoch)
+				e++;
+			if (e == in.epochs || a->late)
+				epoch[e] = (struct recover_epoch){a->epoch, a->map};
+			in.epochs += e == in.epochs;
+		}
+	return in;
+}
+
+static void choose(struct world *w)
+{
+	struct recover_epoch epoch[WORLD_TABLE];
+	struct recover_input in = gather(w, epoch);
+	uint32_t index = 0;
+
+	w->incarnation =
+		recover_incarnation(&in, w->flaw == FLAW_COUNTS_INCARNATIONS ? 0 : w->clock);
+	w->found = recover_choose(&in, NULL, &w->choice, &index, w->source);
+	w->base = w->found == 0 ? (uint32_t)w->choice.stamp.version : 0;
+	w->in_place = w->found == 0 && w->choice.epoch == w->epoch;
+	judge_choice(w);
+	world_trace(w, "incarnation %llu: %s", (unsigned long long)w->incarnation,
+	            w->found == FTMEM_FRESH   ? "nothing is stored"
+	            : w->found == FTMEM_ELOST ? "too much is lost"
+	            : w->in_place             ? "a version is restored in place"
+	                                      : "a version moves to a new epoch");
+	if (w->found == 0)
+		world_trace(w, "restores version %llu of incarnation %llu, epoch %llu: run %u",
+		            (unsigned long long)w->choice.stamp.version,
+		            (unsigned long long)w->choice.stamp.incarnation,
+		            (unsigned long long)w->choice.epoch, w->restored.run);
+}
+
+static bool all_reached(const struct world *w, enum life life)
+{
+	for (uint32_t r = 0; r < w->ranks; r++)
+		if (w->process[r].life < life || w->process[r].life == LIFE_DEAD)
+			return false;
+	return true;
+}
+
+static bool step_sealed(struct world *w, uint32_t rank)
+{
+	static const struct commit_slot nothing[2];
+	struct process *p = &w->process[rank];
+
+	if (w->found == FOUND_UNKNOWN) {
+		if (!all_reached(w, LIFE_SEALED))
+			return false;
+		choose(w);
+	}
+	if (w->found == FTMEM_ELOST)
+		return false;
+	if (w->found == FTMEM_FRESH)
+		p->life = LIFE_CLEAR;
+	else if (w->in_place)
+		p->life = w->source[rank].arena < 0 ? LIFE_REBUILD : LIFE_JOIN;
+	else
+		engine_begin(w, rank, nothing);
+	return true;
+}
+
+static int slot_of_choice(const struct world *w, const struct world_arena *a)
+{
+	for (int s = 0; s < 2 && w->found == 0; s++)
+		if ((a->slot[s].state == SLOT_PREPARED || a->slot[s].state == SLOT_COMMITTED)
+		    && stamp_cmp(a->slot[s].stamp, w->choice.stamp) == 0)
+			return s;
+	return -1;
+}
+
+static void clear(struct world *w, uint32_t rank)
+{
+	struct process *p = &w->process[rank];
+	struct world_arena *a = p->arena;
+	struct machine *m = machine_of_rank(w, rank);
+	int keep = slot_of_choice(w, a);
+
+	for (int s = 0; s < 2; s++)
+		if (s != keep && a->slot[s].state != SLOT_EMPTY) {
+			world_trace(w, "rank %u clears slot %d", rank, s);
+			a->slot[s] = (struct commit_slot){SLOT_EMPTY, {0, 0}};
+			return;
+		}
+	for (uint32_t i = 0; keep >= 0 && i < WORLD_ARENAS; i++)
+		if (m->arena[i].used && m->arena[i].epoch < w->epoch)
+			m->arena[i].used = false;
+	engine_begin(w, rank, a->slot);
+}
+
+/* The next step of recovery in place. */
+static bool step_recovery(struct world *w, uint32_t rank)
+{
+	struct process *p = &w->process[rank];
+	struct world_arena *a = p->arena;
+
+	switch (p->life) {
+	case LIFE_REBUILD:
+		p->slot = commit_spare(a->slot);
+		a->slot[p->slot] = (struct commit_slot){SLOT_FILLING, {0, 0}};
+		a->data[p->slot] = (struct identity){0, 0};
+		p->life = LIFE_PREPARE;
+		break;
+	case LIFE_PREPARE:
+		a->data[p->slot] = w->restored;
+		a->parity[p->slot] = true;
+		a->slot[p->slot] = (struct commit_slot){SLOT_PREPARED, w->choice.stamp};
+		p->life = LIFE_JOIN;
+		break;
+	case LIFE_JOIN:
+		if (!all_reached(w, LIFE_JOIN) && w->flaw != FLAW_HASTY_RECOVERY)
+			return false;
+		if (all_reached(w, LIFE_JOIN))
+			judge_committed(w, w->restored);
+		p->life = LIFE_COMMIT;
+		return true;
+	case LIFE_COMMIT:
+		a->slot[slot_of_choice(w, a)].state = SLOT_COMMITTED;
+		p->life = LIFE_CLEAR;
+		break;
+	default: clear(w, rank); return true;
+	}
+	world_trace(w, "rank %u %s slot %u", rank,
+	            p->life == LIFE_PREPARE ? "rebuilds into"
+	            : p->life == LIFE_JOIN  ? "publishes PREPARED again,"
+	                                    : "publishes COMMITTED again, not in",
+	            p->slot);
+	return true;
+}
+
+/* --- life of the job --- */
+
+void world_start(struct world *w)
+{
+	struct map_rank place[WORLD_RANKS];
+
+	w->run++;
+	w->clock += 1000;
+	memset(w->process, 0, sizeof(w->process));
+	memset(w->vote, 0, sizeof(w->vote));
+	memset(place, 0, sizeof(place));
+	for (uint32_t r = 0; r < w->ranks; r++)
+		snprintf(place[r].node, sizeof(place[r].node), "machine%u",
+		         w->machine_of[w->node_of[r]]);
+	if (map_new(place, w->ranks, w->aim, w->parity, &w->map[w->run])) {
+		world_break(w, "no map");
+		return;
+	}
+	w->geometry = geometry_of(w);
+	w->found = FOUND_UNKNOWN;
+	choose_epoch(w);
+	world_trace(w, "run %u: %u ranks, %u nodes, parity %u, groups %u; epoch %llu%s", w->run,
+	            w->ranks, w->nodes, w->map[w->run]->parity, w->map[w->run]->groups,
+	            (unsigned long long)w->epoch, w->joined ? ", joined" : "");
+	for (uint32_t r = 0; r < w->ranks; r++) {
+		world_trace(w, "    rank %u on node %u, machine %u", r, w->node_of[r],
+		            w->machine_of[w->node_of[r]]);
+		engine_init(w, r);
+	}
+}
+
+static bool step_process(struct world *w, uint32_t rank)
+{
+	switch (w->process[rank].life) {
+	case LIFE_DEAD: return false;
+	case LIFE_SEAL: seal(w, rank); return true;
+	case LIFE_SEALED: return step_sealed(w, rank);
+	case LIFE_RUN: return engine_step(w, rank);
+	default: return step_recovery(w, rank);
+	}
+}
+
+bool world_step(struct world *w)
+{
+	uint32_t first = world_random(w, w->ranks);
+	bool deliver = world_chance(w, 50);
+
+	w->step++;
+	for (int turn = 0; turn < 2; turn++, deliver = !deliver)
+		for (uint32_t i = 0; i < w->ranks; i++) {
+			uint32_t rank = (first + i) % w->ranks;
+
+			if (w->process[rank].life == LIFE_DEAD)
+				continue;
+			if (deliver ? engine_deliver(w, rank) : step_process(w, rank))
+				return !w->broken[0];
+		}
+	return false;
+}
+
+void world_kill(struct world *w, uint32_t rank)
+{
+	if (w->process[rank].life != LIFE_DEAD)
+		world_trace(w, "rank %u dies", rank);
+	w->process[rank].life = LIFE_DEAD;
+}

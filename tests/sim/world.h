@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A job on machines that are made up, driven by the real map, commit and recover:
+ * arenas that outlive processes, messages that take their time, and a scheduler that
+ * lets one thing happen after the other, as a seed says. What the ranks do around
+ * commit_step() is what snapshot.c, stripe.c, seal.c and restore.c do, reduced to
+ * what others can see.
+ *
+ * Blocks carry no bytes but what they stand for: which run of the job took them, at
+ * which version. So a mixture is seen wherever it arises.
+ */
+#ifndef FTMEM_TEST_WORLD_H
+#define FTMEM_TEST_WORLD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "recover.h"
+
+#define WORLD_RANKS 12
+#define WORLD_NODES 6
+#define WORLD_RAILS 6       /* of one rank */
+#define WORLD_MACHINES 40
+#define WORLD_ARENAS 40     /* of one machine */
+#define WORLD_STARTS 12
+#define WORLD_TABLE (WORLD_NODES * WORLD_ARENAS)
+#define FOUND_UNKNOWN 99    /* not asked yet */
+#define WORLD_CALLS 10      /* of ftmem_snapshot(), in one run */
+#define WORLD_VERSIONS 320  /* numbers below this */
+#define WORLD_INBOX 12
+
+/* What a slot's data really is. Run 0: nothing. */
+struct identity {
+	uint32_t run, version;
+};
+static inline int identity_cmp(struct identity a, struct identity b)
+{
+	if (a.run != b.run)
+		return a.run < b.run ? -1 : 1;
+	return (a.version > b.version) - (a.version < b.version);
+}
+
+struct world_arena {
+	bool used;
+	uint64_t epoch, geometry;
+	uint32_t rank;
+	bool late;
+	const struct map *map;
+	struct commit_slot slot[2];
+	struct identity data[2];
+	bool parity[2]; /* complete, for this data */
+};
+
+enum machine_state { MACHINE_USED, MACHINE_AWAY, MACHINE_GONE };
+
+struct machine {
+	enum machine_state state; /* AWAY: not of the job, but it keeps its memory */
+	struct world_arena arena[WORLD_ARENAS];
+};
+
+enum message_kind { MESSAGE_INTENT, MESSAGE_BLOCKS, MESSAGE_TRAILER };
+
+struct message {
+	enum message_kind kind;
+	uint32_t version;
+	bool good;               /* INTENT: go; TRAILER: the copy is complete */
+	struct identity data;    /* BLOCKS */
+};
+
+/* Messages from one rank to another about one rail: those that have arrived, then
+ * those under way. */
+struct inbox {
+	struct message message[WORLD_INBOX];
+	uint32_t first, arrived, count;
+};
+
+enum rail_state { RAIL_RUNNING, RAIL_COMPLETE, RAIL_DISSENTED, RAIL_FAILED };
+
+/* A rank's part in one rail for the version under way. */
+struct part {
+	struct rail rail;
+	uint32_t me;
+	enum rail_state state;
+	uint32_t sent[3], heard[3]; /* by enum message_kind: members */
+	bool all_go;
+	bool bad;                   /* a block or trailer was not good, as far as it knows */
+	bool mixed;                 /* a block was not what it should be: it cannot know */
+	struct inbox inbox[WORLD_NODES];
+};
+
+enum life {
+	LIFE_SEAL,    /* takes its arena */
+	LIFE_SEALED,  /* waits for all, then for what is to be restored */
+	LIFE_REBUILD, /* its slot is lost: fills the spare one */
+	LIFE_PREPARE,
+	LIFE_JOIN,    /* waits until all are prepared */
+	LIFE_COMMIT,
+	LIFE_CLEAR,   /* the other slot, older epochs */
+	LIFE_RUN,
+	LIFE_DEAD,
+};
+
+enum engine { ENGINE_IDLE, ENGINE_FILLING, ENGINE_VOTING };
+
+struct process {
+	enum life life;
+	struct commit commit;
+	struct world_arena *arena;   /* its own */
+	struct part part[WORLD_RAILS];
+	uint32_t parts;
+
+	enum engine engine;
+	uint32_t called, resolved;   /* calls made by the trainer, ended by the engine */
+	bool go[WORLD_CALLS];
+	uint32_t copy_steps;         /* until the copy rests */
+	bool copy_good;
+	uint32_t version;            /* under way */
+	struct identity data;        /* what it stands for */
+	uint32_t pending, slot;      /* actions to take */
+};
+
+/* How wrong the protocol is made, to see that it is noticed. */
+enum flaw {
+	FLAW_NONE,
+	FLAW_OVERWRITES_NEWEST,   /* fills the newest committed slot */
+	FLAW_SKIPS_SILENTLY,      /* says GO although it skips */
+	FLAW_IGNORES_TRAILERS,    /* prepared whatever they say */
+	FLAW_COUNTS_INCARNATIONS, /* the next number, without the clock */
+	FLAW_COUNTS_EPOCHS,       /* the same for epochs */
+	FLAW_HASTY_RECOVERY,      /* clears before all are prepared */
+	FLAWS,
+};
+
+struct vote {
+	uint32_t yes, no;     /* bits of ranks */
+	uint32_t least, most; /* versions */
+};
+
+struct world {
+	uint64_t seed, random, clock;
+	enum flaw flaw;
+	bool trace;
+	uint64_t step;
+
+	uint32_t ranks, nodes, parity, aim;
+	uint32_t node_of[WORLD_RANKS];
+	uint32_t skip_percent, fail_percent; /* of calls, of copies, of exchanges */
+	struct machine machine[WORLD_MACHINES];
+	uint32_t machines;
+
+	/* This start of the job. */
+	uint32_t run;
+	uint32_t machine_of[WORLD_NODES]; /* by node */
+	struct map *map[WORLD_STARTS + 1];
+	uint64_t geometry, epoch, incarnation;
+	bool joined;                      /* an epoch that was there */
+	int found;                        /* what recover_choose() returned */
+	bool in_place;                    /* else its first call commits it anew */
+	uint32_t base;                    /* the version it goes on from */
+	struct recover_choice choice;
+	struct identity restored;
+	struct recover_arena table[WORLD_TABLE];
+	struct world_arena *table_arena[WORLD_TABLE];
+	struct recover_source source[WORLD_RANKS];
+	struct vote vote[WORLD_CALLS];
+	struct process process[WORLD_RANKS];
+
+	/* What is true, whatever the ranks believe. */
+	uint32_t copied[WORLD_STARTS + 1][WORLD_VERSIONS]; /* ranks whose copy was good */
+	bool floor_known;
+	struct identity floor;            /* the newest that was committed */
+	const struct map *floor_map;
+	uint32_t home[WORLD_RANKS];       /* machines that held it then */
+	char broken[160];                 /* the promise that was broken, or "" */
+
+	uint64_t commits, drops, restores, moves, refusals, fresh; /* for the summary */
+};
+
+void world_init(struct world *w, uint64_t seed, enum flaw flaw, bool trace);
+void world_deinit(struct world *w);
+
+uint32_t world_random(struct world *w, uint32_t below);
+bool world_chance(struct world *w, uint32_t percent);
+__attribute__((format(printf, 2, 3))) void world_trace(struct world *w, const char *fmt, ...);
+__attribute__((format(printf, 2, 3))) void world_break(struct world *w, const char *fmt, ...);
+
+/* Begins a run of the job on machine_of. */
+void world_start(struct world *w);
+/* Lets one thing happen. False: nothing can, or the job cannot go on. */
+bool world_step(struct world *w);
+/* The process ends, its memory stays. */
+void world_kill(struct world *w, uint32_t rank);
+
+/* engine.c: what the progress thread of a rank does. */
+/* Before anything is sent. */
+void engine_init(struct world *w, uint32_t rank);
+void engine_begin(struct world *w, uint32_t rank, const struct commit_slot slots[2]);
+bool engine_step(struct world *w, uint32_t rank);
+/* Lets one message from anybody to rank arrive. */
+bool engine_deliver(struct world *w, uint32_t rank);
+
+/* judge.c: what was promised. */
+bool judge_within_tolerance(const struct world *w);
+void judge_choice(struct world *w);
+void judge_committed(struct world *w, struct identity data);
+
+#endif

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A folder of its own for each test, SMPs in it, and processes that use them. The
+ * program ftmem-smp is the one FTMEM_SMP names, ftmem lies beside it. Whatever a test
+ * leaves is ended and must then be gone: process, socket, lock, log.
+ */
+#ifndef FTMEM_TEST_SMP_FIXTURE_H
+#define FTMEM_TEST_SMP_FIXTURE_H
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "error.h"
+#include "smp/client.h"
+
+/* Long enough never to be met but by what never comes. */
+#define SMP_PATIENCE_MS 60000
+
+struct smp_fixture {
+	char dir[64];
+	struct smp_config config;   /* rank 0, timeout SMP_PATIENCE_MS */
+};
+
+/* Entries of a folder but . and .. */
+static inline unsigned smp_fixture_entries(const char *path)
+{
+	DIR *dir = opendir(path);
+	unsigned count = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count - 2;
+}
+
+static inline int smp_fixture_pidfd(int32_t pid)
+{
+	return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+/* Waits until a process is gone that is no child. fd: its pidfd, or -1 if it was not
+ * to be had any more. */
+static inline void smp_fixture_await(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	if (fd < 0)
+		return;
+	assert_int_equal(poll(&p, 1, SMP_PATIENCE_MS), 1);
+	close(fd);
+}
+
+static inline int smp_fixture_set_up(void **state)
+{
+	struct smp_fixture *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return -1;
+	*state = f;
+	strcpy(f->dir, "/tmp/ftmem-test-XXXXXX");
+	if (!mkdtemp(f->dir))
+		return -1;
+	f->config = (struct smp_config){.dir = f->dir, .job = "job", .node = "node",
+	                                .smp_path = getenv("FTMEM_SMP"), .expire_s = 600,
+	                                .timeout_ms = SMP_PATIENCE_MS};
+	return 0;
+}
+
+/* Ends the SMP of that job and node, if there is one. */
+static inline void smp_fixture_end(const struct smp_fixture *f, const char *job, const char *node)
+{
+	struct smp_config config = f->config;
+	struct smp_client *c = NULL;
+	int fd;
+
+	config.job = job;
+	config.node = node;
+	config.smp_path = NULL;
+	config.rank = WIRE_RANK_OBSERVER;
+	if (smp_connect(&config, &c))
+		return;
+	fd = smp_fixture_pidfd(smp_pid(c));
+	assert_int_equal(smp_stop(c, true), 0);
+	smp_close(c);
+	smp_fixture_await(fd);
+}
+
+static inline int smp_fixture_tear_down(void **state)
+{
+	struct smp_fixture *f = *state;
+	unsigned left;
+
+	smp_fixture_end(f, "job", "node");
+	left = smp_fixture_entries(f->dir);
+	if (left)
+		fprintf(stderr, "%u files left in %s\n", left, f->dir);
+	rmdir(f->dir);
+	free(f);
+	/* No child is left either. */
+	return left || waitpid(-1, NULL, WNOHANG) != -1 || errno != ECHILD;
+}
+
+static inline struct smp_client *smp_fixture_connect(const struct smp_fixture *f, uint32_t rank)
+{
+	struct smp_config config = f->config;
+	struct smp_client *c = NULL;
+
+	config.rank = rank;
+	if (smp_connect(&config, &c))
+		fail_msg("%s", error_msg());
+	return c;
+}
+
+/* A second process: runs task, tells its result, and lives until it is ended. */
+struct smp_agent {
+	pid_t pid;
+	int out;    /* to read what it wrote */
+};
+
+typedef int (*smp_task)(const struct smp_fixture *f, int out);
+
+static inline struct smp_agent smp_agent_new(const struct smp_fixture *f, smp_task task)
+{
+	struct smp_agent a;
+	int fd[2], rc;
+
+	assert_int_equal(pipe2(fd, O_CLOEXEC), 0);
+	a.pid = fork();
+	assert_true(a.pid >= 0);
+	if (!a.pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(fd[0]);
+		rc = task(f, fd[1]);
+		if (write(fd[1], &rc, sizeof(rc)) != (ssize_t)sizeof(rc))
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	close(fd[1]);
+	a.out = fd[0];
+	return a;
+}
+
+/* The next bytes it writes, its task's result being the last. */
+static inline void smp_agent_read(const struct smp_agent *a, void *data, size_t bytes)
+{
+	struct pollfd p = {.fd = a->out, .events = POLLIN};
+
+	assert_int_equal(poll(&p, 1, SMP_PATIENCE_MS), 1);
+	assert_int_equal(read(a->out, data, bytes), bytes);
+}
+
+static inline int smp_agent_result(const struct smp_agent *a)
+{
+	int rc = -1000;
+
+	smp_agent_read(a, &rc, sizeof(rc));
+	return rc;
+}
+
+static inline void smp_agent_end(struct smp_agent *a)
+{
+	kill(a->pid, SIGKILL);
+	assert_int_equal(waitpid(a->pid, NULL, 0), a->pid);
+	close(a->out);
+}
+
+/* A connection without any manners. */
+static inline int smp_raw_connect(const struct smp_fixture *f)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(smp_path_of(f->dir, f->config.job, f->config.node, "sock", addr.sun_path,
+	                             sizeof(addr.sun_path)), 0);
+	assert_true(fd >= 0);
+	assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
+	return fd;
+}
+
+/* Whether the other end hangs up; reads what it sends until then. */
+static inline void smp_raw_await_end(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	char room[1024];
+	ssize_t n;
+
+	do {
+		assert_int_equal(poll(&p, 1, SMP_PATIENCE_MS), 1);
+		n = recv(fd, room, sizeof(room), MSG_DONTWAIT);
+	} while (n > 0);
+	assert_true(n == 0 || errno == ECONNRESET);
+	close(fd);
+}
+
+/* To be returned by main() where FTMEM_SMP is not set: the test is skipped. */
+static inline int smp_fixture_skip(void)
+{
+	const char *path = getenv("FTMEM_SMP");
+
+	if (path && access(path, X_OK) == 0)
+		return 0;
+	printf("FTMEM_SMP does not name the ftmem-smp program: skipped\n");
+	return 77;
+}
+
+#endif
