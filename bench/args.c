@@ -163,7 +163,7 @@ static const char *take(struct args *a, int option, const char *value)
 
 	switch (option) {
 	case BYTES:
-		return size(value, &a->bytes) ? NULL : "1 to 1024T bytes, as 64M or 1G";
+		return size(value, &a->bytes) ? NULL : "1 byte to 1048576G, as 64M or 1G";
 	case PARITY:
 		if (!number(value, 1, 63, &v))
 			return "1 to 63 nodes";

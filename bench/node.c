@@ -16,12 +16,21 @@
 
 #define END_MS 60000
 
+static const char *const suffixes[] = {"sock", "lock", "log"};
+
+#define FILES (sizeof(suffixes) / sizeof(*suffixes))
+
+/* What a signal must clean up: no more than a handler may do. */
 static volatile sig_atomic_t guarded; /* pid of the SMP to end, 0: none */
+static char files[FILES][OPTS_PATH_MAX];
 
 static void on_signal(int number)
 {
-	if (guarded > 0)
+	if (guarded > 0) {
 		kill((pid_t)guarded, SIGKILL);
+		for (size_t i = 0; i < FILES; i++)
+			unlink(files[i]);
+	}
 	raise(number); /* the handler is reset: this ends the process */
 }
 
@@ -37,6 +46,10 @@ void node_guard_init(void)
 void node_init(struct node *n, const struct opts *opts, bool leader)
 {
 	*n = (struct node){.opts = opts, .leader = leader};
+	for (size_t i = 0; i < FILES; i++)
+		if (smp_path_of(opts->dir, opts->job, opts->node, suffixes[i], files[i],
+		                sizeof(files[i])) != 0)
+			files[i][0] = '\0';
 }
 
 /* State and start time of a process; false if there is none. */
@@ -152,14 +165,6 @@ int node_lose(struct node *n)
 	return 0;
 }
 
-static void remove_file(const struct node *n, const char *suffix)
-{
-	char path[OPTS_PATH_MAX];
-
-	if (smp_path_of(n->opts->dir, n->opts->job, n->opts->node, suffix, path, sizeof(path)) == 0)
-		unlink(path);
-}
-
 void node_drop(struct node *n)
 {
 	struct smp_client *c = NULL;
@@ -174,7 +179,6 @@ void node_drop(struct node *n)
 		fprintf(stderr, "ftmem_bench: node %s: cannot end ftmem-smp, pid %" PRId32 "\n",
 		        n->opts->node, n->pid);
 	forget_pid(n);
-	remove_file(n, "sock");
-	remove_file(n, "lock");
-	remove_file(n, "log");
+	for (size_t i = 0; i < FILES; i++)
+		unlink(files[i]);
 }

@@ -54,10 +54,10 @@ function(ftmem_unit_test name)
   ftmem_test_properties(unit.${name} unit)
 endfunction()
 
-# The protocol on networks that the test makes up.
+# The protocol on networks that the test makes up: tests/sim/test_sim_<name>.c.
 function(ftmem_sim_test name)
-  ftmem_test_program(${name} ${ARGN})
-  add_test(NAME sim.${name} COMMAND test_${name})
+  ftmem_test_program(sim_${name} ${ARGN})
+  add_test(NAME sim.${name} COMMAND test_sim_${name})
   ftmem_test_properties(sim.${name} sim)
 endfunction()
 
@@ -65,9 +65,9 @@ endfunction()
 # and ends the SMPs that it leaves.
 set(FTMEM_MPI_RUN sh "${PROJECT_SOURCE_DIR}/tests/util/mpi_run.sh" "${MPIEXEC_EXECUTABLE}")
 
-# A program under mpirun, once for each number of RANKS; ARGS are passed on.
-function(ftmem_mpi_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "RANKS;ARGS;SOURCES;LIBS;WRAP")
+# A program for mpirun: as ftmem_test_program(), with the whole library.
+function(ftmem_mpi_program name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS;WRAP")
   set(modules "")
   if(FTMEM_SANITIZE MATCHES "address")
     set(modules "${PROJECT_SOURCE_DIR}/tests/util/keep_modules.c")
@@ -77,12 +77,14 @@ function(ftmem_mpi_test name)
   if(modules)
     target_link_options(test_${name} PRIVATE LINKER:--export-dynamic-symbol=dlclose)
   endif()
-  foreach(ranks ${arg_RANKS})
-    add_test(NAME mpi.${name}.${ranks}
-      COMMAND ${FTMEM_MPI_RUN} ${ranks} $<TARGET_FILE:test_${name}> ${arg_ARGS})
-    ftmem_test_properties(mpi.${name}.${ranks} mpi)
-    set_tests_properties(mpi.${name}.${ranks} PROPERTIES PROCESSORS ${ranks})
-  endforeach()
+endfunction()
+
+# One run of it: mpi.<name>.<case>, with so many ranks and these arguments.
+function(ftmem_mpi_test name case ranks)
+  add_test(NAME mpi.${name}.${case}
+    COMMAND ${FTMEM_MPI_RUN} ${ranks} $<TARGET_FILE:test_${name}> ${ARGN})
+  ftmem_test_properties(mpi.${name}.${case} mpi)
+  set_tests_properties(mpi.${name}.${case} PROPERTIES PROCESSORS ${ranks})
 endfunction()
 
 # A script: FILE and what it is given.

@@ -67,7 +67,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < CELLS; i++)
 		wrong += state.cell[i] != STEPS * (STEPS + 1) / 2;
 	printf("rank %d: %d of %d cells are wrong\n", rank, wrong, CELLS);
-	ftmem_forget(ft); /* the job is done: its memory is freed */
+	ftmem_forget(ft); /* the job is done: the next run begins anew */
 	ftmem_close(ft);
 	MPI_Finalize();
 	return wrong != 0;

@@ -19,6 +19,12 @@ uint64_t session_deadline(const struct ftmem *ft)
 	return clock_deadline(ft->opts.timeout_ms);
 }
 
+/* The others may have used up deadlines of their own before they join. */
+static uint64_t agree_deadline(const struct ftmem *ft)
+{
+	return clock_ns() + 3 * UINT64_C(1000000) * ft->opts.timeout_ms;
+}
+
 int session_agree(struct ftmem *ft, int rc, const char *what)
 {
 	/* Smaller results are worse; the lowest rank among equals. Both fit a word. */
@@ -26,7 +32,7 @@ int session_agree(struct ftmem *ft, int rc, const char *what)
 	uint64_t worst = word;
 	int agreed, net_rc;
 
-	net_rc = net_allreduce(ft->net, &worst, 1, NET_MIN, session_deadline(ft), what);
+	net_rc = net_allreduce(ft->net, &worst, 1, NET_MIN, agree_deadline(ft), what);
 	if (net_rc < 0)
 		return rc < 0 ? rc : net_rc;
 	agreed = (int)((int64_t)(worst >> 32) - INT32_MAX);

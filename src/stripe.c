@@ -336,6 +336,23 @@ static uint32_t source_of(const struct stripe *s, uint32_t j, uint32_t d)
 	return rail_member_of_code(s->rail, rail_stripe_of_parity(s->rail, s->me, j), d);
 }
 
+static void encode(struct stripe *s, uint32_t b, uint32_t j)
+{
+	const struct row *r = &s->row[b % s->config.window];
+	uint32_t len = rail_parity_len(s->rail, b);
+	uint8_t *dst = slot_parity(s->slot, s->config.rail, j) + (uint64_t)b * s->rail->block_bytes;
+	const uint8_t *src[RAIL_MAX];
+
+	for (uint32_t d = 0; d < s->k; d++) {
+		bool present = rail_data_len(s->rail, source_of(s, j, d), d, b) > 0;
+
+		src[d] = present ? r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes : s->zeros;
+	}
+	codec_encode(s->codec, j, len, src, dst);
+	s->slot->sums[slot_parity_sum_index(s->config.shape, s->config.rail, j, b)] =
+		checksum(dst, len);
+}
+
 static int post_row(struct stripe *s, uint32_t b)
 {
 	struct row *r = &s->row[b % s->config.window];
@@ -359,6 +376,9 @@ static int post_row(struct stripe *s, uint32_t b)
 			r->left[j]++;
 			r->recvs++;
 		}
+		/* Nobody has data in this row of the stripe: its parity is known. */
+		if (r->left[j] == 0)
+			encode(s, b, j);
 	}
 	return 0;
 }
@@ -375,23 +395,6 @@ static void take_block(struct stripe *s, uint32_t b, uint32_t j, uint32_t d)
 	memset(block + len, 0, row_len - len);
 	r->left[j]--;
 	r->recvs--;
-}
-
-static void encode(struct stripe *s, uint32_t b, uint32_t j)
-{
-	const struct row *r = &s->row[b % s->config.window];
-	uint32_t len = rail_parity_len(s->rail, b);
-	uint8_t *dst = slot_parity(s->slot, s->config.rail, j) + (uint64_t)b * s->rail->block_bytes;
-	const uint8_t *src[RAIL_MAX];
-
-	for (uint32_t d = 0; d < s->k; d++) {
-		bool present = rail_data_len(s->rail, source_of(s, j, d), d, b) > 0;
-
-		src[d] = present ? r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes : s->zeros;
-	}
-	codec_encode(s->codec, j, len, src, dst);
-	s->slot->sums[slot_parity_sum_index(s->config.shape, s->config.rail, j, b)] =
-		checksum(dst, len);
 }
 
 static int step_receive_row(struct stripe *s, uint32_t b, bool *progress)

@@ -12,7 +12,7 @@ if ! command -v groff >/dev/null; then
 	echo "no groff: man pages not checked"
 	exit 77
 fi
-for page in ftmem.1 ftmem-smp.1 ftmem.3; do
+for page in ftmem.1 ftmem-smp.1; do
 	if [ ! -f "$pages/$page" ]; then
 		echo "$page is missing"
 		failed=1

@@ -391,7 +391,8 @@ bool engine_step(struct world *w, uint32_t rank)
 		act(w, rank);
 		return true;
 	}
-	if (world_chance(w, p->called == p->resolved ? 100 : 3) && call(w, rank))
+	if (world_chance(w, p->called == p->resolved ? 100 : (w->skip_percent + 3) / 5)
+	    && call(w, rank))
 		return true;
 	switch (p->engine) {
 	case ENGINE_IDLE: return start(w, rank);

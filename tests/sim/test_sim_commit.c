@@ -312,7 +312,7 @@ static uint32_t how_long(struct world *w)
 {
 	uint32_t kind = world_random(w, 10);
 
-	return 1 + world_random(w, kind < 4 ? 60 : kind < 8 ? 400 : 1500);
+	return 1 + world_random(w, w->ranks * (kind < 3 ? 10 : kind < 8 ? 110 : 300));
 }
 
 static void run_schedule(struct world *w)

@@ -98,7 +98,7 @@ static uint64_t geometry_of(const struct world *w)
 static void choose_epoch(struct world *w)
 {
 	uint64_t newest = 0;
-	bool veto = false;
+	bool veto = false, stored = false;
 
 	for (uint32_t node = 0; node < w->nodes; node++)
 		for (uint32_t i = 0; i < WORLD_ARENAS; i++) {
@@ -106,6 +106,7 @@ static void choose_epoch(struct world *w)
 
 			if (a->used && a->epoch > newest)
 				newest = a->epoch;
+			stored = stored || (a->used && holds(a));
 		}
 	for (uint32_t node = 0; node < w->nodes; node++)
 		for (uint32_t i = 0; i < WORLD_ARENAS; i++) {
@@ -116,6 +117,7 @@ static void choose_epoch(struct world *w)
 				       || a->geometry != w->geometry;
 		}
 	w->joined = newest > 0 && !veto;
+	w->late = w->joined && stored;
 	w->epoch = newest + !w->joined;
 	if (!w->joined && w->flaw != FLAW_COUNTS_EPOCHS && w->epoch < w->clock)
 		w->epoch = w->clock;
@@ -142,11 +144,11 @@ static void seal(struct world *w, uint32_t rank)
 	                                 .epoch = w->epoch,
 	                                 .geometry = w->geometry,
 	                                 .rank = rank,
-	                                 .late = w->joined,
+	                                 .late = w->late,
 	                                 .map = w->map[w->run]};
 	world_trace(w, "rank %u takes an arena of epoch %llu on machine %u%s", rank,
 	            (unsigned long long)w->epoch, w->machine_of[w->node_of[rank]],
-	            w->joined ? ", late" : "");
+	            w->late ? ", late" : "");
 }
 
 /* --- what to restore --- */

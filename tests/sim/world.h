@@ -154,6 +154,7 @@ struct world {
 	struct map *map[WORLD_STARTS + 1];
 	uint64_t geometry, epoch, incarnation;
 	bool joined;                      /* an epoch that was there */
+	bool late;                        /* and that holds something */
 	int found;                        /* what recover_choose() returned */
 	bool in_place;                    /* else its first call commits it anew */
 	uint32_t base;                    /* the version it goes on from */

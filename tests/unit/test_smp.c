@@ -2,45 +2,7 @@
 /* A real ftmem-smp in a folder of its own, through client.c and without manners. */
 #include "smp_fixture.h"
 
-#include "slot.h"
-
-#define BYTES (256u * 1024u)
-
-/* A small arena with a right header: what adopting wants to see. */
-static int write_arena(int fd, uint64_t epoch, uint32_t rank)
-{
-	struct map_rank place[4] = {0};
-	struct arena_spec spec = {.job = "job", .node = "node", .epoch = epoch, .rank = rank};
-	struct arena *a = NULL;
-	struct map *map = NULL;
-	struct rail rail;
-	uint64_t bytes;
-	int rc;
-
-	for (unsigned i = 0; i < 4; i++)
-		snprintf(place[i].node, sizeof(place[i].node), "n%u", i);
-	rc = map_new(place, 4, 4, 1, &map);
-	if (!rc) {
-		map_rail(map, 0, &rail);
-		rail.block_bytes = 4096;
-		spec.map = map;
-		spec.rails = &rail;
-		spec.rails_count = 1;
-		rc = arena_bytes(&spec, &bytes);
-		assert_true(rc || bytes <= BYTES);
-	}
-	if (!rc)
-		rc = arena_create(dup(fd), &spec, &a);
-	if (!rc) {
-		slot_set_filling(&a->slot[0], (struct stamp){1, 41});
-		slot_set_prepared(&a->slot[0], (struct stamp){1, 41});
-		slot_set_committed(&a->slot[0]);
-		slot_set_filling(&a->slot[1], (struct stamp){1, 42});
-	}
-	arena_free(a);
-	map_free(map);
-	return rc;
-}
+#define BYTES SMP_ARENA_BYTES
 
 static void write_byte(int fd, uint8_t value)
 {
@@ -185,7 +147,7 @@ static int create_in_agent(const struct smp_fixture *f, int out)
 	if (!rc)
 		rc = smp_create(c, 1, 0, BYTES, &fd);
 	if (!rc)
-		rc = write_arena(fd, 1, 0);
+		rc = smp_arena_write(fd, 1, 0);
 	if (!rc)
 		write_byte(fd, 77);
 	return rc;
@@ -392,7 +354,7 @@ static void memory_is_handed_to_the_next_when_one_dies(void **state)
 	int32_t first;
 
 	assert_int_equal(smp_create(c, 1, 0, BYTES, &fd), 0);
-	assert_int_equal(write_arena(fd, 1, 0), 0);
+	assert_int_equal(smp_arena_write(fd, 1, 0), 0);
 	write_byte(fd, 99);
 	first = smp_pid(c);
 	kill_smp(first);
@@ -436,32 +398,6 @@ static void a_stale_socket_is_replaced(void **state)
 	smp_close(c);
 }
 
-static int run(const char *path, char *const argv[], char *out, size_t bytes)
-{
-	int fd[2], status;
-	size_t len = 0;
-	ssize_t n;
-	pid_t pid;
-
-	assert_int_equal(pipe2(fd, O_CLOEXEC), 0);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (!pid) {
-		dup2(fd[1], STDOUT_FILENO);
-		dup2(fd[1], STDERR_FILENO);
-		execv(path, argv);
-		_exit(127);
-	}
-	close(fd[1]);
-	while (len < bytes - 1 && (n = read(fd[0], out + len, bytes - 1 - len)) > 0)
-		len += (size_t)n;
-	out[len] = '\0';
-	close(fd[0]);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	return WEXITSTATUS(status);
-}
-
 static void started_by_hand_it_says_what_it_does(void **state)
 {
 	struct smp_fixture *f = *state;
@@ -471,18 +407,18 @@ static void started_by_hand_it_says_what_it_does(void **state)
 	char out[4096];
 	struct smp_client *c;
 
-	assert_int_equal(run(f->config.smp_path, argv, out, sizeof(out)), 0);
+	assert_int_equal(smp_run(f->config.smp_path, argv, out, sizeof(out)), 0);
 	assert_int_equal(strncmp(out, "ready: process ", 15), 0);
 	f->config.smp_path = NULL;
 	c = smp_fixture_connect(f, 0);
 	assert_int_equal(smp_pid(c), atoi(out + 15));
 	smp_close(c);
 	f->config.smp_path = getenv("FTMEM_SMP");
-	assert_int_equal(run(f->config.smp_path, argv, out, sizeof(out)), 3);
+	assert_int_equal(smp_run(f->config.smp_path, argv, out, sizeof(out)), 3);
 	assert_int_equal(strncmp(out, "busy: ", 6), 0);
-	assert_int_equal(run(f->config.smp_path, odd, out, sizeof(out)), 2);
+	assert_int_equal(smp_run(f->config.smp_path, odd, out, sizeof(out)), 2);
 	assert_non_null(strstr(out, "a/b"));
-	assert_int_equal(run(f->config.smp_path, none, out, sizeof(out)), 2);
+	assert_int_equal(smp_run(f->config.smp_path, none, out, sizeof(out)), 2);
 }
 
 static void a_folder_that_others_can_use_is_refused(void **state)
@@ -497,7 +433,7 @@ static void a_folder_that_others_can_use_is_refused(void **state)
 	assert_int_equal(smp_connect(&config, &c), FTMEM_ESMP);
 	assert_non_null(strstr(error_msg(), f->dir));
 	assert_non_null(strstr(error_msg(), "0700"));
-	assert_int_equal(run(config.smp_path, argv, out, sizeof(out)), 1);
+	assert_int_equal(smp_run(config.smp_path, argv, out, sizeof(out)), 1);
 	assert_non_null(strstr(out, f->dir));
 	assert_int_equal(chmod(f->dir, 0700), 0);
 

@@ -9,8 +9,9 @@
 
 #define error_set(code, ...) ((void)(error_set)((code), __VA_ARGS__), (code))
 #define error_sys(code, ...) ((void)(error_sys)((code), __VA_ARGS__), (code))
-static inline int analyze_worst(int own, int agreed)
-{
-	return own ? own : agreed;
-}
-#define session_agree(ft, own, what) analyze_worst((own), (session_agree)((ft), (own), (what)))
+#define session_agree(ft, own, what)                                          \
+	__extension__({                                                       \
+		int own_ = (own);                                             \
+		int agreed_ = (session_agree)((ft), own_, (what));            \
+		own_ ? own_ : agreed_;                                        \
+	})

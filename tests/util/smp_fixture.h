@@ -28,11 +28,14 @@
 
 #include <cmocka.h>
 
+#include "checksum.h"
 #include "error.h"
+#include "slot.h"
 #include "smp/client.h"
 
 /* Long enough never to be met but by what never comes. */
 #define SMP_PATIENCE_MS 60000
+#define SMP_ARENA_BYTES (256u * 1024u)
 
 struct smp_fixture {
 	char dir[64];
@@ -210,6 +213,89 @@ static inline void smp_raw_await_end(int fd)
 	} while (n > 0);
 	assert_true(n == 0 || errno == ECONNRESET);
 	close(fd);
+}
+
+/* Writes the checksums of a slot's own blocks. */
+static inline void smp_arena_sums(const struct slot *s)
+{
+	const struct slot_shape *shape = s->shape;
+	const struct rail *r = shape->rail;
+	uint32_t member = shape->member[0];
+
+	for (uint32_t chunk = 0; chunk < rail_k(r); chunk++)
+		for (uint32_t row = 0; row < rail_chunk_rows(r, member); row++)
+			s->sums[slot_data_sum_index(shape, 0, member, chunk, row)] =
+				checksum(s->data + rail_data_offset(r, member, chunk, row),
+				         rail_data_len(r, member, chunk, row));
+	for (uint32_t p = 0; p < r->m; p++)
+		for (uint32_t row = 0; row < rail_rows(r); row++)
+			s->sums[slot_parity_sum_index(shape, 0, p, row)] =
+				checksum(slot_parity(s, 0, p) + (uint64_t)row * r->block_bytes,
+				         rail_parity_len(r, row));
+}
+
+/* Makes fd, of SMP_ARENA_BYTES, an arena: slot 0 committed, slot 1 being filled. */
+static inline int smp_arena_write(int fd, uint64_t epoch, uint32_t rank)
+{
+	struct map_rank place[4] = {0};
+	struct arena_spec spec = {.job = "job", .node = "node", .epoch = epoch, .rank = rank};
+	struct arena *a = NULL;
+	struct map *map = NULL;
+	struct rail rail;
+	uint64_t bytes;
+	int rc;
+
+	for (unsigned i = 0; i < 4; i++)
+		snprintf(place[i].node, sizeof(place[i].node), "n%u", i);
+	rc = map_new(place, 4, 4, 1, &map);
+	if (!rc) {
+		map_rail(map, 0, &rail);
+		rail.block_bytes = 4096;
+		spec.map = map;
+		spec.rails = &rail;
+		spec.rails_count = 1;
+		rc = arena_bytes(&spec, &bytes);
+		assert_true(rc || bytes <= SMP_ARENA_BYTES);
+	}
+	if (!rc)
+		rc = arena_create(dup(fd), &spec, &a);
+	if (!rc) {
+		smp_arena_sums(&a->slot[0]);
+		slot_set_filling(&a->slot[0], (struct stamp){1, 41});
+		slot_set_prepared(&a->slot[0], (struct stamp){1, 41});
+		slot_set_committed(&a->slot[0]);
+		slot_set_filling(&a->slot[1], (struct stamp){1, 42});
+	}
+	arena_free(a);
+	map_free(map);
+	return rc;
+}
+
+/* Runs a program to its end; returns its exit status and what it printed. */
+static inline int smp_run(const char *path, char *const argv[], char *out, size_t bytes)
+{
+	int fd[2], status;
+	size_t len = 0;
+	ssize_t n;
+	pid_t pid;
+
+	assert_int_equal(pipe2(fd, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		dup2(fd[1], STDOUT_FILENO);
+		dup2(fd[1], STDERR_FILENO);
+		execv(path, argv);
+		_exit(127);
+	}
+	close(fd[1]);
+	while (len < bytes - 1 && (n = read(fd[0], out + len, bytes - 1 - len)) > 0)
+		len += (size_t)n;
+	out[len] = '\0';
+	close(fd[0]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
 }
 
 /* To be returned by main() where FTMEM_SMP is not set: the test is skipped. */

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The ftmem command, that lies beside the program FTMEM_SMP names. */
+#include "smp_fixture.h"
+
+static char program[4096];
+
+/* ftmem with up to six arguments and the fixture's folder. */
+static int ftmem(const struct smp_fixture *f, char out[8192], const char *const *args)
+{
+	char *argv[10] = {"ftmem", "--dir", (char *)(uintptr_t)f->dir};
+
+	for (int i = 0; args[i] && i < 6; i++)
+		argv[3 + i] = (char *)(uintptr_t)args[i];
+	return smp_run(program, argv, out, 8192);
+}
+
+#define FTMEM(...) ftmem(f, out, (const char *const[]){__VA_ARGS__, NULL})
+
+static struct smp_client *with_arena(const struct smp_fixture *f, uint32_t rank, int *fd)
+{
+	struct smp_client *c = smp_fixture_connect(f, rank);
+
+	assert_int_equal(smp_create(c, 1, rank, SMP_ARENA_BYTES, fd), 0);
+	assert_int_equal(smp_arena_write(*fd, 1, rank), 0);
+	return c;
+}
+
+static void status_of_nothing_says_so(void **state)
+{
+	struct smp_fixture *f = *state;
+	char out[8192];
+
+	assert_int_equal(FTMEM("status"), 0);
+	assert_non_null(strstr(out, "no jobs"));
+	assert_int_equal(FTMEM("status", "--json"), 0);
+	assert_string_equal(out, "{\"jobs\":[]}\n");
+	assert_int_equal(FTMEM("status", "job"), 3);
+	assert_int_equal(FTMEM("verify", "job"), 3);
+	assert_int_equal(FTMEM("drop", "job"), 3);
+	assert_non_null(strstr(out, "nothing is held for job job"));
+	rmdir(f->dir);
+	assert_int_equal(FTMEM("status"), 0);
+	assert_int_equal(mkdir(f->dir, 0700), 0);
+}
+
+static void misuse_is_explained(void **state)
+{
+	struct smp_fixture *f = *state;
+	char out[8192];
+
+	assert_int_equal(FTMEM(NULL), 2);
+	assert_int_equal(FTMEM("dance"), 2);
+	assert_non_null(strstr(out, "dance"));
+	assert_int_equal(FTMEM("drop"), 2);
+	assert_int_equal(FTMEM("verify", "a/b"), 2);
+	assert_int_equal(FTMEM("status", "a", "b"), 2);
+	assert_int_equal(FTMEM("status", "--force"), 2);
+	assert_int_equal(FTMEM("drop", "a", "--json"), 2);
+	assert_int_equal(FTMEM("--nonsense"), 2);
+	assert_int_equal(FTMEM("--help"), 0);
+	assert_int_equal(FTMEM("--version"), 0);
+	assert_int_equal(strncmp(out, "ftmem ", 6), 0);
+}
+
+static void status_shows_ranks_and_versions(void **state)
+{
+	struct smp_fixture *f = *state;
+	char out[8192], holder[32];
+	int fd = -1;
+	struct smp_client *c = with_arena(f, 3, &fd);
+
+	assert_int_equal(FTMEM("status"), 0);
+	assert_non_null(strstr(out, "job job on node node"));
+	assert_non_null(strstr(out, "256.0 KiB"));
+	assert_non_null(strstr(out, "committed 41"));
+	assert_non_null(strstr(out, "filling 42"));
+	assert_non_null(strstr(out, "1 ranks connected"));
+	assert_int_equal(FTMEM("status", "--json", "job"), 0);
+	assert_non_null(strstr(out, "{\"jobs\":[\n {\"job\":\"job\",\"node\":\"node\",\"pid\":"));
+	snprintf(holder, sizeof(holder), "\"holder\":%d,", getpid());
+	assert_non_null(strstr(out, holder));
+	assert_non_null(strstr(out, "{\"rank\":3,\"epoch\":1,\"bytes\":262144,"));
+	assert_non_null(strstr(out, "{\"state\":\"committed\",\"version\":41,\"incarnation\":1,"));
+	assert_non_null(strstr(out, "{\"state\":\"filling\",\"version\":42}"));
+	assert_int_equal(FTMEM("status", "--node", "other"), 0);
+	assert_null(strstr(out, "job job"));
+	smp_close(c);
+	assert_int_equal(FTMEM("status"), 0);
+	assert_non_null(strstr(out, "no rank connected, expires in"));
+	close(fd);
+}
+
+static void verify_finds_damage(void **state)
+{
+	struct smp_fixture *f = *state;
+	char out[8192];
+	int fd = -1, bare = -1;
+	struct smp_client *c = with_arena(f, 2, &fd);
+	struct arena *a = NULL;
+
+	assert_int_equal(smp_create(c, 1, 9, SMP_ARENA_BYTES, &bare), 0);
+	assert_int_equal(FTMEM("verify", "job"), 0);
+	assert_non_null(strstr(out, "rank 2, epoch 1, slot 0: version 41 good"));
+	assert_non_null(strstr(out, "rank 2, epoch 1, slot 1: filling"));
+	assert_non_null(strstr(out, "rank 9, epoch 1: not written yet"));
+	assert_non_null(strstr(out, "1 snapshots checked, 0 damaged"));
+
+	assert_int_equal(arena_attach(dup(fd), true, &a), 0);
+	a->slot[0].data[0] ^= 1;
+	assert_int_equal(FTMEM("verify", "job"), 1);
+	assert_non_null(strstr(out, "version 41 DAMAGED: 1 blocks"));
+	assert_non_null(strstr(out, "data chunk 0 of rail 0, block 0"));
+	a->slot[0].data[0] ^= 1;
+	a->slot[0].sums[0] ^= 1;
+	assert_int_equal(FTMEM("verify", "job"), 1);
+	assert_non_null(strstr(out, "DAMAGED: header or checksums"));
+	a->base[100] ^= 1;
+	assert_int_equal(FTMEM("verify", "job"), 1);
+	assert_non_null(strstr(out, "rank 2, epoch 1: DAMAGED"));
+	arena_free(a);
+	smp_close(c);
+	close(fd);
+	close(bare);
+}
+
+static void drop_frees_and_says_how_much(void **state)
+{
+	struct smp_fixture *f = *state, other = *f;
+	char out[8192];
+	int fd = -1, fd2 = -1, pidfd;
+	struct smp_client *c, *c2;
+
+	other.config.node = "node2";
+	c = with_arena(f, 0, &fd);
+	c2 = with_arena(&other, 0, &fd2);
+	close(fd);
+	close(fd2);
+	smp_close(c2);
+	/* All or none: a rank of one node is there. */
+	assert_int_equal(FTMEM("drop", "job"), 4);
+	assert_non_null(strstr(out, "node node:"));
+	assert_int_equal(smp_fixture_entries(f->dir), 6);
+	assert_true(smp_alive(c));
+	pidfd = smp_fixture_pidfd(smp_pid(c));
+	smp_close(c);
+	assert_int_equal(FTMEM("drop", "job", "--node", "node2"), 0);
+	assert_non_null(strstr(out, "job job on node node2: 256.0 KiB freed (262144 bytes)"));
+	assert_int_equal(smp_fixture_entries(f->dir), 3);
+	assert_int_equal(FTMEM("drop", "job"), 0);
+	assert_int_equal(smp_fixture_entries(f->dir), 0);
+	/* When the command returns, the process is gone. */
+	assert_int_equal(poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 0), 1);
+	close(pidfd);
+	assert_int_equal(FTMEM("drop", "job"), 3);
+}
+
+static void drop_can_be_forced(void **state)
+{
+	struct smp_fixture *f = *state;
+	char out[8192];
+	int fd = -1;
+	struct smp_client *c = with_arena(f, 0, &fd);
+
+	assert_int_equal(FTMEM("drop", "job", "--force"), 0);
+	assert_false(smp_alive(c));
+	assert_int_equal(smp_fixture_entries(f->dir), 0);
+	smp_close(c);
+	close(fd);
+}
+
+static void what_a_killed_one_left_is_removed(void **state)
+{
+	struct smp_fixture *f = *state;
+	struct smp_client *c = smp_fixture_connect(f, 0);
+	int pidfd = smp_fixture_pidfd(smp_pid(c));
+	char out[8192];
+
+	kill(smp_pid(c), SIGKILL);
+	smp_fixture_await(pidfd);
+	smp_close(c);
+	assert_int_equal(FTMEM("status"), 1);
+	assert_non_null(strstr(out, "no ftmem-smp serves job job"));
+	assert_int_equal(FTMEM("status", "--json"), 1);
+	assert_non_null(strstr(out, "\"error\":\"no ftmem-smp serves"));
+	assert_int_equal(FTMEM("drop", "job"), 0);
+	assert_non_null(strstr(out, "nothing was held"));
+	assert_int_equal(smp_fixture_entries(f->dir), 0);
+}
+
+static void a_foreign_folder_is_refused(void **state)
+{
+	struct smp_fixture *f = *state;
+	char out[8192];
+
+	assert_int_equal(chmod(f->dir, 0711), 0);
+	assert_int_equal(FTMEM("status"), 1);
+	assert_non_null(strstr(out, f->dir));
+	assert_int_equal(chmod(f->dir, 0700), 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, smp_fixture_set_up, smp_fixture_tear_down)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(status_of_nothing_says_so),
+		TEST(misuse_is_explained),
+		TEST(status_shows_ranks_and_versions),
+		TEST(verify_finds_damage),
+		TEST(drop_frees_and_says_how_much),
+		TEST(drop_can_be_forced),
+		TEST(what_a_killed_one_left_is_removed),
+		TEST(a_foreign_folder_is_refused),
+	};
+	int skip = smp_fixture_skip();
+	char *slash;
+
+	if (skip)
+		return skip;
+	snprintf(program, sizeof(program) - 8, "%s", getenv("FTMEM_SMP"));
+	slash = strrchr(program, '/');
+	strcpy(slash ? slash + 1 : program, "ftmem");
+	alarm(120);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

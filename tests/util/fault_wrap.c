@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The functions through which the linker sends callers of the library's own: each
+ * passes its point and goes on. Linked with --wrap for every one of them.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ec/codec.h"
+#include "fault.h"
+#include "memory.h"
+#include "move.h"
+#include "tags.h"
+
+/* Whether the version under way has come to its vote. */
+static atomic_bool voted;
+
+/* --- the slots --- */
+
+void __real_slot_set_empty(struct slot *s);
+void __wrap_slot_set_empty(struct slot *s);
+void __wrap_slot_set_empty(struct slot *s)
+{
+	fault_pass(POINT_CLEAR);
+	__real_slot_set_empty(s);
+}
+
+void __real_slot_set_filling(struct slot *s, struct stamp stamp);
+void __wrap_slot_set_filling(struct slot *s, struct stamp stamp);
+void __wrap_slot_set_filling(struct slot *s, struct stamp stamp)
+{
+	fault_set_version(stamp.version);
+	atomic_store(&voted, false);
+	fault_pass(POINT_BEGIN_FILL);
+	__real_slot_set_filling(s, stamp);
+}
+
+void __real_slot_set_prepared(struct slot *s, struct stamp stamp);
+void __wrap_slot_set_prepared(struct slot *s, struct stamp stamp);
+void __wrap_slot_set_prepared(struct slot *s, struct stamp stamp)
+{
+	fault_pass(POINT_BEFORE_PREPARE);
+	__real_slot_set_prepared(s, stamp);
+	fault_pass(POINT_AFTER_PREPARE);
+}
+
+void __real_slot_set_committed(struct slot *s);
+void __wrap_slot_set_committed(struct slot *s);
+void __wrap_slot_set_committed(struct slot *s)
+{
+	fault_pass(POINT_BEFORE_COMMIT);
+	__real_slot_set_committed(s);
+	fault_pass(POINT_AFTER_COMMIT);
+}
+
+uint64_t __real_slot_verify(const struct slot *s,
+                            void (*bad)(void *, uint32_t, bool, uint32_t, uint32_t), void *arg);
+uint64_t __wrap_slot_verify(const struct slot *s,
+                            void (*bad)(void *, uint32_t, bool, uint32_t, uint32_t), void *arg);
+uint64_t __wrap_slot_verify(const struct slot *s,
+                            void (*bad)(void *, uint32_t, bool, uint32_t, uint32_t), void *arg)
+{
+	fault_pass(POINT_VERIFY);
+	return __real_slot_verify(s, bad, arg);
+}
+
+/* --- copy, exchange, encode, vote --- */
+
+/* Others take checksums too: what copies has threads of a name. */
+static bool on_copy_thread(void)
+{
+	static _Thread_local int answer = -1;
+	char name[16] = "";
+
+	if (answer < 0) {
+		pthread_getname_np(pthread_self(), name, sizeof(name));
+		answer = strcmp(name, "ftmem-copy") == 0;
+	}
+	return answer == 1;
+}
+
+uint32_t __real_checksum(const void *data, size_t bytes);
+uint32_t __wrap_checksum(const void *data, size_t bytes);
+uint32_t __wrap_checksum(const void *data, size_t bytes)
+{
+	enum fault_what todo = on_copy_thread() ? fault_pass(POINT_COPY) : DO_NOTHING;
+	uint32_t sum = __real_checksum(data, bytes);
+
+	if (todo == DO_FLIP)
+		*(uint8_t *)(uintptr_t)data ^= 1;
+	return sum;
+}
+
+static enum fault_point point_of_tag(uint32_t tag)
+{
+	if (tag < TAG_EXCHANGE)
+		return POINT_REBUILD_SEND;
+	switch ((tag - TAG_EXCHANGE) % TAG_KINDS) {
+	case TAG_INTENT: return POINT_TELL;
+	case TAG_BLOCK: return POINT_EXCHANGE;
+	default: return POINT_TRAILER;
+	}
+}
+
+int __real_net_send(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes,
+                    struct net_req *req);
+int __wrap_net_send(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes,
+                    struct net_req *req);
+int __wrap_net_send(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes,
+                    struct net_req *req)
+{
+	if (fault_pass(point_of_tag(tag)) == DO_FAIL)
+		return fault_fail(FTMEM_ENET, point_of_tag(tag));
+	return __real_net_send(net, peer, tag, buf, bytes, req);
+}
+
+/* The only collective operation that is tested from outside net.c is the vote. */
+int __real_net_test(struct net *net, struct net_req *req);
+int __wrap_net_test(struct net *net, struct net_req *req);
+int __wrap_net_test(struct net *net, struct net_req *req)
+{
+	if (req->active && req->peer == NET_ALL && !atomic_exchange(&voted, true) &&
+	    fault_pass(POINT_VOTE) == DO_FAIL)
+		return fault_fail(FTMEM_ENET, POINT_VOTE);
+	return __real_net_test(net, req);
+}
+
+void __real_codec_encode(const struct codec *c, uint32_t row, size_t len,
+                         const uint8_t *const *src, uint8_t *dst);
+void __wrap_codec_encode(const struct codec *c, uint32_t row, size_t len,
+                         const uint8_t *const *src, uint8_t *dst);
+void __wrap_codec_encode(const struct codec *c, uint32_t row, size_t len,
+                         const uint8_t *const *src, uint8_t *dst)
+{
+	fault_pass(POINT_ENCODE);
+	__real_codec_encode(c, row, len, src, dst);
+}
+
+void __real_codec_decode(const struct codec_decoder *d, size_t len, const uint8_t *const *src,
+                         uint8_t *const *dst);
+void __wrap_codec_decode(const struct codec_decoder *d, size_t len, const uint8_t *const *src,
+                         uint8_t *const *dst);
+void __wrap_codec_decode(const struct codec_decoder *d, size_t len, const uint8_t *const *src,
+                         uint8_t *const *dst)
+{
+	fault_pass(POINT_REBUILD);
+	__real_codec_decode(d, len, src, dst);
+}
+
+/* --- arenas and ftmem-smp --- */
+
+int __real_arena_attach(int fd, bool writable, struct arena **out);
+int __wrap_arena_attach(int fd, bool writable, struct arena **out);
+int __wrap_arena_attach(int fd, bool writable, struct arena **out)
+{
+	if (fault_pass(POINT_ATTACH) == DO_FAIL) {
+		close(fd);
+		return fault_fail(FTMEM_ENOMEM, POINT_ATTACH);
+	}
+	return __real_arena_attach(fd, writable, out);
+}
+
+int __real_arena_create(int fd, const struct arena_spec *spec, struct arena **out);
+int __wrap_arena_create(int fd, const struct arena_spec *spec, struct arena **out);
+int __wrap_arena_create(int fd, const struct arena_spec *spec, struct arena **out)
+{
+	if (fault_pass(POINT_CREATE) == DO_FAIL) {
+		close(fd);
+		return fault_fail(FTMEM_ENOMEM, POINT_CREATE);
+	}
+	return __real_arena_create(fd, spec, out);
+}
+
+int __real_memory_touch(void *addr, size_t bytes, uint32_t threads);
+int __wrap_memory_touch(void *addr, size_t bytes, uint32_t threads);
+int __wrap_memory_touch(void *addr, size_t bytes, uint32_t threads)
+{
+	if (fault_pass(POINT_TOUCH) == DO_FAIL)
+		return fault_fail(FTMEM_ENOMEM, POINT_TOUCH);
+	return __real_memory_touch(addr, bytes, threads);
+}
+
+int __real_smp_connect(const struct smp_config *config, struct smp_client **out);
+int __wrap_smp_connect(const struct smp_config *config, struct smp_client **out);
+int __wrap_smp_connect(const struct smp_config *config, struct smp_client **out)
+{
+	int rc = __real_smp_connect(config, out);
+
+	if (rc == 0)
+		fault_set_smp(*out);
+	return rc;
+}
+
+int __real_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd);
+int __wrap_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd);
+int __wrap_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd)
+{
+	int rc;
+
+	if (fault_pass(POINT_RESPAWN) == DO_FAIL)
+		return fault_fail(FTMEM_ESMP, POINT_RESPAWN);
+	rc = __real_smp_adopt(c, epoch, rank, fd);
+	if (rc == 0)
+		fault_add_adopted();
+	return rc;
+}
+
+int __real_smp_retire(struct smp_client *c, uint64_t epoch);
+int __wrap_smp_retire(struct smp_client *c, uint64_t epoch);
+int __wrap_smp_retire(struct smp_client *c, uint64_t epoch)
+{
+	if (fault_pass(POINT_RETIRE) == DO_FAIL)
+		return fault_fail(FTMEM_ESMP, POINT_RETIRE);
+	return __real_smp_retire(c, epoch);
+}
+
+/* --- collective steps, restore --- */
+
+int __real_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+                         uint64_t deadline_ns, const char *what);
+int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+                         uint64_t deadline_ns, const char *what);
+int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+                         uint64_t deadline_ns, const char *what)
+{
+	if (fault_pass(POINT_AGREE) == DO_FAIL)
+		return fault_fail(FTMEM_ENET, POINT_AGREE);
+	return __real_net_allreduce(net, words, count, op, deadline_ns, what);
+}
+
+int __real_move_restore(struct rescue *r);
+int __wrap_move_restore(struct rescue *r);
+int __wrap_move_restore(struct rescue *r)
+{
+	fault_pass(POINT_MOVE);
+	return __real_move_restore(r);
+}
+
+int __real_session_restore(struct ftmem *ft, uint64_t *version);
+int __wrap_session_restore(struct ftmem *ft, uint64_t *version);
+int __wrap_session_restore(struct ftmem *ft, uint64_t *version)
+{
+	int rc;
+
+	fault_set_restoring(true);
+	rc = __real_session_restore(ft, version);
+	fault_set_restoring(false);
+	return rc;
+}
