@@ -65,9 +65,10 @@ endfunction()
 # and ends the SMPs that it leaves.
 set(FTMEM_MPI_RUN sh "${PROJECT_SOURCE_DIR}/tests/util/mpi_run.sh" "${MPIEXEC_EXECUTABLE}")
 
-# A program for mpirun: as ftmem_test_program(), with the whole library.
-function(ftmem_mpi_program name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS;WRAP")
+# A program under mpirun, once for each number of RANKS with these ARGS; without RANKS
+# it is only built. The rest is as for ftmem_test_program().
+function(ftmem_mpi_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "RANKS;ARGS;SOURCES;LIBS;WRAP")
   set(modules "")
   if(FTMEM_SANITIZE MATCHES "address")
     set(modules "${PROJECT_SOURCE_DIR}/tests/util/keep_modules.c")
@@ -77,14 +78,12 @@ function(ftmem_mpi_program name)
   if(modules)
     target_link_options(test_${name} PRIVATE LINKER:--export-dynamic-symbol=dlclose)
   endif()
-endfunction()
-
-# One run of it: mpi.<name>.<case>, with so many ranks and these arguments.
-function(ftmem_mpi_test name case ranks)
-  add_test(NAME mpi.${name}.${case}
-    COMMAND ${FTMEM_MPI_RUN} ${ranks} $<TARGET_FILE:test_${name}> ${ARGN})
-  ftmem_test_properties(mpi.${name}.${case} mpi)
-  set_tests_properties(mpi.${name}.${case} PROPERTIES PROCESSORS ${ranks})
+  foreach(ranks ${arg_RANKS})
+    add_test(NAME mpi.${name}.${ranks}
+      COMMAND ${FTMEM_MPI_RUN} ${ranks} $<TARGET_FILE:test_${name}> ${arg_ARGS})
+    ftmem_test_properties(mpi.${name}.${ranks} mpi)
+    set_tests_properties(mpi.${name}.${ranks} PROPERTIES PROCESSORS ${ranks})
+  endforeach()
 endfunction()
 
 # A script: FILE and what it is given.

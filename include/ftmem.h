@@ -176,7 +176,7 @@ FTMEM_API int ftmem_restore(struct ftmem *ft, uint64_t *version);
 FTMEM_API int ftmem_snapshot(struct ftmem *ft, uint64_t version, void *stream);
 
 /*
- * Before the regions are written again: stream waits until they have been read
+ * Any thread. Before the regions are written again: stream waits until they have been read
  * (host regions: the caller waits). 0 also when nothing is under way. EDEVICE;
  * ETIMEOUT: regions not read within timeout_ms; the version is dropped and the
  * regions may be written.

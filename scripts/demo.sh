@@ -23,7 +23,7 @@ state byte by byte.
   --what WHAT   node: trainer and memory die; rank: the trainer alone; smp: the process
                 that holds the memory alone (node)
   --at STEP     when to kill (half of --steps)
-  --steps S     how long to train (240)
+  --steps S     how long to train (200)
   --keep        keep logs and results
   --help        print this
 
@@ -41,7 +41,7 @@ die()
 
 # Arguments
 
-nodes=4 parity=2 lose=1 what=node at="" steps=240 keep=""
+nodes=4 parity=2 lose=1 what=node at="" steps=200 keep=""
 
 number() # OPTION VALUE LEAST MOST
 {

@@ -51,7 +51,7 @@ int ftmem_region_remove(struct ftmem *ft, const char *name)
 	int rc = check_handle(ft);
 
 	/* The memory may be freed next: nobody must be reading it. */
-	if (rc == 0 && ft->epoch)
+	if (rc == 0)
 		rc = ftmem_fence(ft, NULL);
 	if (rc == 0)
 		rc = region_set_remove(ft->regions, name);
@@ -96,7 +96,7 @@ int ftmem_snapshot(struct ftmem *ft, uint64_t version, void *stream)
 
 int ftmem_fence(struct ftmem *ft, void *stream)
 {
-	int rc = check_sealed(ft, "ftmem_fence");
+	int rc = check_handle(ft);
 	uint64_t begin;
 
 	if (rc < 0)
@@ -109,7 +109,7 @@ int ftmem_fence(struct ftmem *ft, void *stream)
 
 int ftmem_wait(struct ftmem *ft, uint64_t version, uint32_t timeout_ms)
 {
-	int rc = check_sealed(ft, "ftmem_wait");
+	int rc = check_handle(ft);
 
 	return rc < 0 ? rc : progress_wait(ft->progress, version, clock_deadline(timeout_ms));
 }
@@ -124,6 +124,7 @@ int ftmem_forget(struct ftmem *ft)
 static void fill_stats(struct ftmem *ft, struct ftmem_stats *s)
 {
 	const struct map_node *node = &ft->map->node[ft->map->node_of_rank[ft->net->rank]];
+	struct session_figures figures;
 	struct progress_stats p;
 
 	progress_read(ft->progress, &p);
@@ -143,17 +144,18 @@ static void fill_stats(struct ftmem *ft, struct ftmem_stats *s)
 	s->block_bytes = ft->opts.block_bytes;
 	s->window = ft->opts.window;
 	s->copy_threads = ft->opts.copy_threads;
-	s->lost_members = ft->lost_members;
-	s->repaired_blocks = ft->repaired_blocks;
-	s->rebuild_s = ft->rebuild_s;
-	s->restore_s = ft->restore_s;
+	pthread_mutex_lock(&ft->lock);
+	figures = ft->figures;
+	pthread_mutex_unlock(&ft->lock);
+	s->data_bytes = figures.data_bytes;
+	s->held_bytes = figures.held_bytes;
+	s->staging_bytes = figures.staging_bytes;
+	s->lost_members = figures.lost_members;
+	s->repaired_blocks = figures.repaired_blocks;
+	s->rebuild_s = figures.rebuild_s;
+	s->restore_s = figures.restore_s;
 	s->fence_s = (double)atomic_load_explicit(&ft->fence_ns, memory_order_relaxed) * 1e-9;
 	s->sent_bytes = atomic_load_explicit(&ft->net->sent_bytes, memory_order_relaxed);
-	if (!ft->epoch)
-		return;
-	s->data_bytes = ft->epoch->layout->data_bytes;
-	s->held_bytes = ft->epoch->arena->bytes;
-	s->staging_bytes = epoch_staging_bytes(ft->epoch);
 }
 
 int ftmem_stats(struct ftmem *ft, struct ftmem_stats *out)

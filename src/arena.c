@@ -13,7 +13,7 @@
 #include "slot.h"
 
 #define RECORD_HEAD 16u /* id, n, m, block_bytes */
-#define RECORD_MAX (RECORD_HEAD + RAIL_MAX * 12u)
+#define RECORD_MAX  (RECORD_HEAD + RAIL_MAX * 12u)
 
 static uint64_t record_bytes(const struct rail *r)
 {
@@ -63,8 +63,8 @@ static bool rail_is(const struct rail *r, const struct map *map, uint32_t id)
 	struct rail want;
 
 	map_rail(map, id, &want);
-	return r->id == id && r->n == want.n && r->m == want.m &&
-	       !memcmp(r->rank, want.rank, want.n * sizeof(want.rank[0]));
+	return r->id == id && r->n == want.n && r->m == want.m
+	       && !memcmp(r->rank, want.rank, want.n * sizeof(want.rank[0]));
 }
 
 /* Whether the rails are those that the map gives the rank. */
@@ -75,8 +75,9 @@ static int check_rails(const struct map *map, uint32_t rank, const struct rail *
 	int rc;
 
 	if (rank >= map->ranks)
-		return error_set(FTMEM_EINVAL, "rank %u of an arena is not below the map's %u ranks",
-		                 rank, map->ranks);
+		return error_set(FTMEM_EINVAL,
+		                 "rank %u of an arena is not below the map's %u ranks", rank,
+		                 map->ranks);
 	rc = map_rails_of(map, rank, &ids, &n);
 	if (rc)
 		return rc;
@@ -85,8 +86,8 @@ static int check_rails(const struct map *map, uint32_t rank, const struct rail *
 		               rank, n, count);
 	for (uint32_t i = 0; !rc && i < count; i++)
 		if (!rail_is(&rails[i], map, ids[i]))
-			rc = error_set(FTMEM_EINVAL, "rail %u of rank %u is not the map's rail %u", i,
-			               rank, ids[i]);
+			rc = error_set(FTMEM_EINVAL, "rail %u of rank %u is not the map's rail %u",
+			               i, rank, ids[i]);
 	free(ids);
 	return rc;
 }
@@ -130,8 +131,8 @@ static int lay_out(const struct arena_spec *spec, struct slot_shape *shape, stru
 	h->slot_offset[1] = h->slot_offset[0] + h->slot_bytes;
 	h->arena_bytes = h->slot_offset[1] + h->slot_bytes;
 	if (h->arena_bytes > INT64_MAX)
-		return error_set(FTMEM_EINVAL, "the arena of rank %u would exceed the address space",
-		                 spec->rank);
+		return error_set(FTMEM_EINVAL,
+		                 "the arena of rank %u would exceed the address space", spec->rank);
 	memcpy(h->job, spec->job, strlen(spec->job));
 	memcpy(h->node, spec->node, strlen(spec->node));
 	return 0;
@@ -301,8 +302,8 @@ static bool name_fits(const char name[FTMEM_NAME_MAX + 1])
 /* Whether [offset, offset + bytes) is whole pages' begin and inside the arena. */
 static bool part_fits(const struct arena_header *h, uint64_t offset, uint64_t bytes)
 {
-	return offset >= ARENA_PAGE && !(offset % ARENA_PAGE) && offset <= h->arena_bytes &&
-	       bytes <= h->arena_bytes - offset;
+	return offset >= ARENA_PAGE && !(offset % ARENA_PAGE) && offset <= h->arena_bytes
+	       && bytes <= h->arena_bytes - offset;
 }
 
 static int check_header(const struct arena_header *h, uint64_t size)
@@ -318,7 +319,8 @@ static int check_header(const struct arena_header *h, uint64_t size)
 		ours.format = ARENA_FORMAT;
 		if (header_sum(&ours) == h->header_sum)
 			return damaged(h, "the format field is damaged");
-		return error_set(FTMEM_ESMP, "arena of format %u, this program reads format %u: "
+		return error_set(FTMEM_ESMP,
+		                 "arena of format %u, this program reads format %u: "
 		                 "drop the job with the ftmem that wrote it, or use its libftmem",
 		                 h->format, ARENA_FORMAT);
 	}
@@ -328,16 +330,16 @@ static int check_header(const struct arena_header *h, uint64_t size)
 		return damaged(h, "it is longer than its memory");
 	if (!h->epoch || h->rank >= h->ranks)
 		return damaged(h, "its epoch or rank makes no sense");
-	if (!h->rails || h->rails > ARENA_RAILS_MAX ||
-	    h->rails_bytes > (uint64_t)h->rails * RECORD_MAX)
+	if (!h->rails || h->rails > ARENA_RAILS_MAX
+	    || h->rails_bytes > (uint64_t)h->rails * RECORD_MAX)
 		return damaged(h, "its number of rails makes no sense");
-	if (!part_fits(h, h->map_offset, h->map_bytes) ||
-	    !part_fits(h, h->rails_offset, h->rails_bytes) ||
-	    !part_fits(h, h->slot_offset[0], h->slot_bytes) ||
-	    !part_fits(h, h->slot_offset[1], h->slot_bytes) ||
-	    h->slot_offset[0] < h->map_offset + h->map_bytes ||
-	    h->slot_offset[0] < h->rails_offset + h->rails_bytes ||
-	    h->slot_offset[1] < h->slot_offset[0] + h->slot_bytes)
+	if (!part_fits(h, h->map_offset, h->map_bytes)
+	    || !part_fits(h, h->rails_offset, h->rails_bytes)
+	    || !part_fits(h, h->slot_offset[0], h->slot_bytes)
+	    || !part_fits(h, h->slot_offset[1], h->slot_bytes)
+	    || h->slot_offset[0] < h->map_offset + h->map_bytes
+	    || h->slot_offset[0] < h->rails_offset + h->rails_bytes
+	    || h->slot_offset[1] < h->slot_offset[0] + h->slot_bytes)
 		return damaged(h, "its parts lie outside or overlap");
 	if (!name_fits(h->job) || !name_fits(h->node))
 		return damaged(h, "its job or node is no name");
@@ -405,8 +407,8 @@ static int read_contents(struct arena *a)
 	rc = read_rails(a);
 	if (rc)
 		return rc;
-	if (slot_shape_init(&a->shape, a->rails, h->rails, h->rank) ||
-	    a->shape.slot_bytes != h->slot_bytes)
+	if (slot_shape_init(&a->shape, a->rails, h->rails, h->rank)
+	    || a->shape.slot_bytes != h->slot_bytes)
 		return damaged(h, "its slots do not follow from its rails");
 	rc = check_rails(a->map, h->rank, a->rails, h->rails);
 	return rc == FTMEM_EINVAL ? damaged(h, "its rails do not follow from its map") : rc;

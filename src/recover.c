@@ -116,8 +116,8 @@ static bool denies(const struct recover_arena *a, struct stamp stamp)
 	for (int s = 0; s < 2; s++) {
 		int order = stamp_cmp(a->slot[s].stamp, stamp);
 
-		if ((holds(&a->slot[s]) && order == 0) ||
-		    (a->slot[s].state == SLOT_COMMITTED && order > 0))
+		if ((holds(&a->slot[s]) && order == 0)
+		    || (a->slot[s].state == SLOT_COMMITTED && order > 0))
 			return false;
 	}
 	return true;
@@ -134,8 +134,8 @@ static bool maybe_committed(const struct recover_input *in, const struct map *ma
 		if (a->epoch != choice->epoch || a->rank >= map->ranks)
 			continue;
 		for (int s = 0; s < 2; s++)
-			if (a->slot[s].state == SLOT_COMMITTED &&
-			    stamp_cmp(a->slot[s].stamp, choice->stamp) == 0)
+			if (a->slot[s].state == SLOT_COMMITTED
+			    && stamp_cmp(a->slot[s].stamp, choice->stamp) == 0)
 				return true;
 		denied = denied || denies(a, choice->stamp);
 	}
@@ -243,14 +243,16 @@ static bool node_lacks(const struct map *map, const struct map_node *node,
 }
 
 static void explain_group(struct text *t, const struct map *map, uint32_t g,
-                          const struct recover_source *source)
+                          const struct recover_source *source, bool *listed_groups)
 {
 	const struct map_group *group = &map->group[g];
 	uint32_t excess = group_excess(map, group, source), listed = 0;
 
 	if (!excess)
 		return;
-	text_add(t, "; group %u (%u nodes, parity %u) lacks ", g, group->nodes, map->parity);
+	text_add(t, "%sgroup %u (%u nodes, parity %u) lacks ", *listed_groups ? "; " : ": ", g,
+	         group->nodes, map->parity);
+	*listed_groups = true;
 	for (uint32_t i = 0; i < group->nodes; i++) {
 		const struct map_node *node = &map->node[map->member[group->offset + i]];
 
@@ -264,11 +266,12 @@ void recover_explain(const struct recover_epoch *epoch, const struct recover_cho
                      const struct recover_source *source, char *text, size_t bytes)
 {
 	struct text t = {text, bytes, 0, false};
+	bool listed = false;
 
 	if (bytes == 0)
 		return;
 	text_add(&t, "version %llu cannot be rebuilt", (unsigned long long)choice->stamp.version);
 	for (uint32_t g = 0; g < epoch->map->groups && !t.cut; g++)
-		explain_group(&t, epoch->map, g, source);
+		explain_group(&t, epoch->map, g, source, &listed);
 	text_end(&t);
 }

@@ -224,12 +224,16 @@ static int restore(struct ftmem *ft, struct gather *g, uint64_t *version)
 			rc = protect_again(r);
 	}
 	if (rc == 0) {
+		uint32_t lost = 0;
+
 		*version = r->choice.stamp.version;
-		ft->rebuild_s = (double)(clock_ns() - begin) * 1e-9;
-		ft->repaired_blocks += report.repaired_blocks;
-		ft->lost_members = 0;
 		for (uint32_t i = 0; r->in_place && i < ft->epoch->arena->rails[0].n; i++)
-			ft->lost_members += r->lost[ft->epoch->arena->rails[0].rank[i]];
+			lost += r->lost[ft->epoch->arena->rails[0].rank[i]];
+		pthread_mutex_lock(&ft->lock);
+		ft->figures.rebuild_s = (double)(clock_ns() - begin) * 1e-9;
+		ft->figures.repaired_blocks += report.repaired_blocks;
+		ft->figures.lost_members = lost;
+		pthread_mutex_unlock(&ft->lock);
 	}
 	rescue_free(r);
 	return rc;
@@ -268,12 +272,15 @@ int session_restore(struct ftmem *ft, uint64_t *version)
 		rc = restore(ft, g, version);
 	gather_free(g);
 	if (rc == 0) {
+		double seconds = (double)(clock_ns() - begin) * 1e-9;
+
 		progress_note_restored(ft->progress, *version);
-		ft->restore_s = (double)(clock_ns() - begin) * 1e-9;
+		pthread_mutex_lock(&ft->lock);
+		ft->figures.restore_s = seconds;
+		pthread_mutex_unlock(&ft->lock);
 		if (ft->net->rank == 0)
 			log_line(&ft->opts.log, FTMEM_LOG_INFO, "version %" PRIu64 " is committed on %" PRIu32
-			         " nodes, redundancy is whole (%.3f s)", *version, ft->map->nodes,
-			         ft->restore_s);
+			         " nodes, redundancy is whole (%.3f s)", *version, ft->map->nodes, seconds);
 	}
 	if (rc == FTMEM_FRESH) {
 		/* Remains of a first snapshot that never was committed. */

@@ -303,6 +303,11 @@ static void enter(struct seal *s, struct epoch *e)
 		ft->must_restore = s->stored;
 	set_former_aside(ft, e);
 	ft->epoch = e;
+	pthread_mutex_lock(&ft->lock);
+	ft->figures.data_bytes = e->layout->data_bytes;
+	ft->figures.held_bytes = e->arena->bytes;
+	ft->figures.staging_bytes = epoch_staging_bytes(e);
+	pthread_mutex_unlock(&ft->lock);
 	ft->regions_changed = false;
 	keeper_hold(&ft->keeper, e->arena);
 	for (int i = 0; !ft->must_restore && i < 2; i++)

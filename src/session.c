@@ -245,6 +245,7 @@ int session_open(const struct ftmem_opts *opts, struct ftmem **out)
 	ft = calloc(1, sizeof(*ft));
 	if (!ft)
 		return error_set(FTMEM_ENOMEM, "no memory for the session");
+	pthread_mutex_init(&ft->lock, NULL);
 	if (opts_rc == 0)
 		ft->opts = resolved;
 	else
@@ -285,6 +286,7 @@ void session_close(struct ftmem *ft)
 	topo_free(ft->topo);
 	map_free(ft->map);
 	net_free(ft->net);
+	pthread_mutex_destroy(&ft->lock);
 	free(ft);
 }
 

@@ -8,12 +8,22 @@
 #ifndef FTMEM_SESSION_H
 #define FTMEM_SESSION_H
 
+#include <pthread.h>
+
 #include "epoch.h"
 #include "keeper.h"
 #include "map.h"
 #include "opts.h"
 #include "progress.h"
 #include "topo.h"
+
+/* For ftmem_stats(), which any thread may call. */
+struct session_figures {
+	uint64_t data_bytes, held_bytes, staging_bytes; /* of the sealed epoch */
+	uint64_t repaired_blocks;
+	uint32_t lost_members;
+	double rebuild_s, restore_s;                    /* of the last restore */
+};
 
 struct ftmem {
 	struct opts opts;
@@ -32,9 +42,8 @@ struct ftmem {
 	bool must_restore;         /* versions of an earlier start are stored */
 	uint64_t incarnation;      /* of this run; 0 before the first seal */
 
-	uint32_t lost_members;
-	uint64_t repaired_blocks;
-	double rebuild_s, restore_s;
+	pthread_mutex_t lock;      /* guards figures */
+	struct session_figures figures;
 	_Atomic uint64_t fence_ns;
 };
 

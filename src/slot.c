@@ -7,6 +7,15 @@
 #include "clock.h"
 #include "error.h"
 
+_Static_assert(offsetof(struct arena_header, arena_bytes) == 16
+                       && offsetof(struct arena_header, rank) == 48
+                       && offsetof(struct arena_header, map_offset) == 64
+                       && offsetof(struct arena_header, slot_offset) == 96
+                       && offsetof(struct arena_header, job) == 120
+                       && offsetof(struct arena_header, rails_bytes) == 248
+                       && offsetof(struct slot_header, header_sum) == 36,
+               "documented in docs/formats.md");
+
 /* A reader that keeps meeting a writer calls the slot FILLING. */
 #define READ_TRIES 8
 
@@ -33,7 +42,8 @@ static int check_rail(const struct rail *r, uint32_t index, uint32_t rank, uint3
 	if (at < 0)
 		return error_set(FTMEM_EINVAL, "rank %u is no member of its rail %u", rank, index);
 	if (index && r->data_bytes[at])
-		return error_set(FTMEM_EINVAL, "rank %u has data in more than its first rail", rank);
+		return error_set(FTMEM_EINVAL, "rank %u has data in more than its first rail",
+		                 rank);
 	*member = (uint32_t)at;
 	return 0;
 }
@@ -45,8 +55,8 @@ int slot_shape_init(struct slot_shape *s, const struct rail *rails, uint32_t cou
 
 	memset(s, 0, sizeof(*s));
 	if (!count || count > ARENA_RAILS_MAX)
-		return error_set(FTMEM_EINVAL, "rank %u is in %u rails: 1 to %u can be stored", rank,
-		                 count, ARENA_RAILS_MAX);
+		return error_set(FTMEM_EINVAL, "rank %u is in %u rails: 1 to %u can be stored",
+		                 rank, count, ARENA_RAILS_MAX);
 	s->rails = count;
 	s->rail = rails;
 	for (uint32_t i = 0; i < count; i++) {
@@ -110,8 +120,8 @@ void slot_init(struct slot *s, const struct slot_shape *shape, void *base)
 
 uint8_t *slot_parity(const struct slot *s, uint32_t rail, uint32_t parity_row)
 {
-	return s->base + s->shape->parity_offset[rail] +
-	       parity_row * rail_parity_bytes(&s->shape->rail[rail]);
+	return s->base + s->shape->parity_offset[rail]
+	       + parity_row * rail_parity_bytes(&s->shape->rail[rail]);
 }
 
 static uint64_t word_of(uint64_t version, enum slot_state state)
@@ -122,8 +132,8 @@ static uint64_t word_of(uint64_t version, enum slot_state state)
 /* What header_sum covers, in the order of the format. */
 static uint32_t header_sum(const struct slot_header *h)
 {
-	return checksum(&h->version, offsetof(struct slot_header, header_sum) -
-	                             offsetof(struct slot_header, version));
+	return checksum(&h->version, offsetof(struct slot_header, header_sum)
+	                                     - offsetof(struct slot_header, version));
 }
 
 void slot_set_empty(struct slot *s)
@@ -172,9 +182,9 @@ static bool content_fits(const struct slot *s, uint64_t word, struct stamp *stam
 	h.incarnation = s->header->incarnation;
 	h.sums_bytes = s->header->sums_bytes;
 	h.sums_sum = s->header->sums_sum;
-	if (header_sum(&h) != s->header->header_sum || h.version != word >> 8 ||
-	    h.sums_bytes != s->shape->sums_bytes ||
-	    checksum(s->sums, s->shape->sums_bytes) != h.sums_sum)
+	if (header_sum(&h) != s->header->header_sum || h.version != word >> 8
+	    || h.sums_bytes != s->shape->sums_bytes
+	    || checksum(s->sums, s->shape->sums_bytes) != h.sums_sum)
 		return false;
 	*stamp = (struct stamp){h.incarnation, h.version};
 	return true;
@@ -183,8 +193,8 @@ static bool content_fits(const struct slot *s, uint64_t word, struct stamp *stam
 /* Whether content read under the first word is content under the second. */
 static bool same_content(uint64_t a, uint64_t b)
 {
-	return a == b || (a >> 8 == b >> 8 && (a & 0xff) == SLOT_PREPARED &&
-	                  (b & 0xff) == SLOT_COMMITTED);
+	return a == b
+	       || (a >> 8 == b >> 8 && (a & 0xff) == SLOT_PREPARED && (b & 0xff) == SLOT_COMMITTED);
 }
 
 enum slot_state slot_read(const struct slot *s, struct stamp *stamp, bool *damaged)
@@ -201,8 +211,8 @@ enum slot_state slot_read(const struct slot *s, struct stamp *stamp, bool *damag
 			return SLOT_EMPTY;
 		if ((word & 0xff) == SLOT_FILLING)
 			return SLOT_FILLING;
-		fits = ((word & 0xff) == SLOT_PREPARED || (word & 0xff) == SLOT_COMMITTED) &&
-		       content_fits(s, word, stamp);
+		fits = ((word & 0xff) == SLOT_PREPARED || (word & 0xff) == SLOT_COMMITTED)
+		       && content_fits(s, word, stamp);
 		atomic_thread_fence(memory_order_acquire);
 		word = atomic_load_explicit(&s->header->state, memory_order_acquire);
 		if (!same_content(before, word))
@@ -224,8 +234,8 @@ struct verify {
 	uint64_t count;
 };
 
-static void verify_block(struct verify *v, uint32_t rail, bool parity, uint32_t index,
-                         uint32_t row, const uint8_t *block, uint32_t bytes)
+static void verify_block(struct verify *v, uint32_t rail, bool parity, uint32_t index, uint32_t row,
+                         const uint8_t *block, uint32_t bytes)
 {
 	const struct slot_shape *shape = v->slot->shape;
 	uint64_t sum = parity ? slot_parity_sum_index(shape, rail, index, row)
@@ -257,8 +267,8 @@ uint64_t slot_verify(const struct slot *s,
 		for (uint32_t p = 0; p < r->m; p++)
 			for (uint32_t row = 0; row < rail_rows(r); row++)
 				verify_block(&v, rail, true, p, row,
-				             slot_parity(s, rail, p) +
-				             (uint64_t)row * r->block_bytes,
+				             slot_parity(s, rail, p)
+				                     + (uint64_t)row * r->block_bytes,
 				             rail_parity_len(r, row));
 	}
 	return v.count;

@@ -53,8 +53,7 @@ smp/client            : clock error log commit smp/wire smp/path smp/spawn
 smp/process           : error
 smp/store             : error checksum slot smp/wire smp/process
 smp/requests          : error log slot smp/wire smp/store
-smp/scrub             : clock error log slot smp/store
-smp/server            : clock error log smp/requests smp/scrub
+smp/server            : clock error log smp/requests
 smp/main              : error opts smp/path smp/spawn smp/server
 # the command
 smp/cli               : error opts smp/client

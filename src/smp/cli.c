@@ -10,8 +10,8 @@
 #include "opts.h"
 
 #define STRING_(x) #x
-#define STRING(x) STRING_(x)
-#define VERSION \
+#define STRING(x)  STRING_(x)
+#define VERSION                                                                                    \
 	STRING(FTMEM_VERSION_MAJOR) "." STRING(FTMEM_VERSION_MINOR) "." STRING(FTMEM_VERSION_PATCH)
 
 static const char usage[] =
@@ -55,8 +55,10 @@ static const struct command *find(const char *name)
 static int run(const struct command *command, struct cli *cli)
 {
 	/* The folder's rule is that of trainers; the job only has to be a name. */
-	const struct ftmem_opts asked = {.size = sizeof(asked), .job = cli->job ? cli->job : "all",
-	                                 .node = cli->node, .dir = cli->dir};
+	const struct ftmem_opts asked = {.size = sizeof(asked),
+	                                 .job = cli->job ? cli->job : "all",
+	                                 .node = cli->node,
+	                                 .dir = cli->dir};
 	struct opts opts;
 
 	if (command->needs_job && !cli->job)
@@ -74,9 +76,12 @@ static int run(const struct command *command, struct cli *cli)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"json", no_argument, NULL, 'j'},    {"force", no_argument, NULL, 'f'},
-		{"node", required_argument, NULL, 'n'}, {"dir", required_argument, NULL, 'd'},
-		{"help", no_argument, NULL, 'h'},    {"version", no_argument, NULL, 'v'},
+		{"json", no_argument, NULL, 'j'},
+		{"force", no_argument, NULL, 'f'},
+		{"node", required_argument, NULL, 'n'},
+		{"dir", required_argument, NULL, 'd'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},
 		{NULL, 0, NULL, 0},
 	};
 	const struct command *command;
@@ -89,15 +94,9 @@ int main(int argc, char **argv)
 		case 'f': cli.force = true; break;
 		case 'n': cli.node = optarg; break;
 		case 'd': cli.dir = optarg; break;
-		case 'h':
-			fputs(usage, stdout);
-			return CLI_OK;
-		case 'v':
-			puts("ftmem " VERSION);
-			return CLI_OK;
-		default:
-			fputs(usage, stderr);
-			return CLI_USAGE;
+		case 'h': fputs(usage, stdout); return CLI_OK;
+		case 'v': puts("ftmem " VERSION); return CLI_OK;
+		default: fputs(usage, stderr); return CLI_USAGE;
 		}
 	}
 	if (optind == argc)

@@ -12,16 +12,16 @@
 /* Exit statuses, documented in ftmem(1). */
 enum cli_status {
 	CLI_OK = 0,
-	CLI_FAILED = 1,   /* or damage was found */
+	CLI_FAILED = 1, /* or damage was found */
 	CLI_USAGE = 2,
 	CLI_NO_JOB = 3,
-	CLI_REFUSED = 4,  /* ranks are attached */
+	CLI_REFUSED = 4, /* ranks are attached */
 };
 
 struct cli {
 	const char *dir;
-	const char *job;   /* NULL: all */
-	const char *node;  /* NULL: all */
+	const char *job;  /* NULL: all */
+	const char *node; /* NULL: all */
 	bool json, force;
 };
 
@@ -46,7 +46,7 @@ const char *cli_bytes(uint64_t bytes, char text[CLI_TEXT]);
 const char *cli_seconds(uint64_t seconds, char text[CLI_TEXT]);
 const char *cli_state(enum slot_state state);
 
-int cli_show(const struct cli *cli);    /* ftmem status */
+int cli_show(const struct cli *cli); /* ftmem status */
 int cli_drop(const struct cli *cli);
 int cli_verify(const struct cli *cli);
 

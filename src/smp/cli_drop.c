@@ -16,10 +16,10 @@
 /* One SMP to be ended. */
 struct target {
 	const struct cli_site *site;
-	struct smp_client *client;  /* NULL: nobody serves the socket */
+	struct smp_client *client; /* NULL: nobody serves the socket */
 	struct smp_info info;
 	bool leased;
-	int pidfd;                  /* -1: not visible */
+	int pidfd; /* -1: not visible */
 };
 
 /* A socket that nobody serves belongs to a process that was killed. The message is
@@ -33,7 +33,8 @@ static int clear_stale(const struct cli *cli, const struct cli_site *site)
 	smp_files_remove(cli->dir, site->job, site->node);
 	close(lock);
 	printf("job %s on node %s: nothing was held, the socket of a process that is gone was "
-	       "removed\n", site->job, site->node);
+	       "removed\n",
+	       site->job, site->node);
 	return 0;
 }
 
@@ -74,7 +75,8 @@ static int await_end(const struct cli *cli, const struct target *t)
 			return 0;
 		}
 	}
-	return error_set(FTMEM_ETIMEOUT, "process %d does not end: end it with kill -9", t->info.pid);
+	return error_set(FTMEM_ETIMEOUT, "process %d does not end: end it with kill -9",
+	                 t->info.pid);
 }
 
 static int stop(const struct cli *cli, struct target *t)
@@ -101,9 +103,10 @@ static int refuse(const struct cli *cli, const struct target *targets, uint32_t 
 
 		if (!t->client || !(t->info.clients || t->leased))
 			continue;
-		fprintf(stderr, "ftmem: job %s on node %s: ranks are still attached (ftmem status "
-		        "shows them): end the job first, or use --force\n", t->site->job,
-		        t->site->node);
+		fprintf(stderr,
+		        "ftmem: job %s on node %s: ranks are still attached (ftmem status "
+		        "shows them): end the job first, or use --force\n",
+		        t->site->job, t->site->node);
 		status = CLI_REFUSED;
 	}
 	return status;

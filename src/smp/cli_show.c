@@ -15,7 +15,7 @@ struct report {
 	struct smp_info info;
 	struct smp_entry *entry;
 	uint32_t count;
-	uint64_t now_ns;   /* CLOCK_REALTIME */
+	uint64_t now_ns; /* CLOCK_REALTIME */
 };
 
 static uint64_t since_ns(const struct report *r, uint64_t then)
@@ -37,8 +37,8 @@ static void print_slot(const struct report *r, const struct smp_entry *e, int i)
 		snprintf(text, sizeof(text), "filling %" PRIu64, slot->stamp.version);
 	else if (has_version(slot->state))
 		snprintf(text, sizeof(text), "%s %" PRIu64 ", %s ago", cli_state(slot->state),
-		         slot->stamp.version, cli_seconds(since_ns(r, e->filled_ns[i]) / SECOND,
-		                                          age));
+		         slot->stamp.version,
+		         cli_seconds(since_ns(r, e->filled_ns[i]) / SECOND, age));
 	else
 		snprintf(text, sizeof(text), "%s", cli_state(slot->state));
 	printf(i ? "  %s\n" : "  %-30s", text);
@@ -93,15 +93,15 @@ static void json_report(const struct report *r)
 	const struct smp_info *i = &r->info;
 
 	printf("\"pid\":%" PRId32 ",\"uptime_s\":%.3f,\"bytes\":%" PRIu64 ",\"clients\":%" PRIu32
-	       ",\"expire_s\":%" PRIu32 ",\"idle_s\":%" PRIu32 ",\"arenas\":[", i->pid,
-	       (double)since_ns(r, i->started_ns) / (double)SECOND, i->bytes, i->clients,
+	       ",\"expire_s\":%" PRIu32 ",\"idle_s\":%" PRIu32 ",\"arenas\":[",
+	       i->pid, (double)since_ns(r, i->started_ns) / (double)SECOND, i->bytes, i->clients,
 	       i->expire_s, i->idle_s);
 	for (uint32_t n = 0; n < r->count; n++) {
 		const struct smp_entry *e = &r->entry[n];
 
 		printf("%s\n  {\"rank\":%" PRIu32 ",\"epoch\":%" PRIu64 ",\"bytes\":%" PRIu64
-		       ",\"holder\":%" PRId32 ",\"slots\":[", n ? "," : "", e->rank, e->epoch,
-		       e->bytes, e->owner);
+		       ",\"holder\":%" PRId32 ",\"slots\":[",
+		       n ? "," : "", e->rank, e->epoch, e->bytes, e->owner);
 		json_slot(r, e, 0);
 		json_slot(r, e, 1);
 		printf("]}");

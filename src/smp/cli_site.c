@@ -20,8 +20,8 @@ static int compare_sites(const void *a, const void *b)
 
 static bool wanted(const struct cli *cli, const struct cli_site *site)
 {
-	return (!cli->job || strcmp(cli->job, site->job) == 0) &&
-	       (!cli->node || strcmp(cli->node, site->node) == 0);
+	return (!cli->job || strcmp(cli->job, site->job) == 0)
+	       && (!cli->node || strcmp(cli->node, site->node) == 0);
 }
 
 static int read_sites(const struct cli *cli, DIR *dir, struct cli_site **sites, uint32_t *count)
@@ -70,8 +70,11 @@ int cli_sites(const struct cli *cli, struct cli_site **sites, uint32_t *count)
 
 int cli_connect(const struct cli *cli, const struct cli_site *site, struct smp_client **out)
 {
-	const struct smp_config config = {.dir = cli->dir, .job = site->job, .node = site->node,
-	                                  .rank = WIRE_RANK_OBSERVER, .timeout_ms = TIMEOUT_MS};
+	const struct smp_config config = {.dir = cli->dir,
+	                                  .job = site->job,
+	                                  .node = site->node,
+	                                  .rank = WIRE_RANK_OBSERVER,
+	                                  .timeout_ms = TIMEOUT_MS};
 
 	return smp_connect(&config, out);
 }

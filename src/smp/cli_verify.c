@@ -9,7 +9,7 @@
 #include "smp/cli.h"
 
 /* A slot that is rewritten while it is checked is checked again so often. */
-#define TRIES 3
+#define TRIES     3
 /* Damaged blocks that are named of a slot; the others are only counted. */
 #define NAMED_MAX 10u
 
@@ -27,17 +27,18 @@ static void name_block(void *arg, uint32_t rail, bool parity, uint32_t index, ui
 	struct naming *n = arg;
 
 	if (n->named < NAMED_MAX)
-		snprintf(n->text[n->named++], sizeof(n->text[0]), "%s %" PRIu32 " of rail %" PRIu32
-		         ", block %" PRIu32, parity ? "parity row" : "data chunk", index, rail, row);
+		snprintf(n->text[n->named++], sizeof(n->text[0]),
+		         "%s %" PRIu32 " of rail %" PRIu32 ", block %" PRIu32,
+		         parity ? "parity row" : "data chunk", index, rail, row);
 }
 
 /* What was found in one slot. */
 struct finding {
 	enum slot_state state;
 	struct stamp stamp;
-	bool damaged;     /* its header or tables are */
-	bool unsteady;    /* it was rewritten all the while */
-	uint64_t blocks;  /* damaged ones */
+	bool damaged;    /* its header or tables are */
+	bool unsteady;   /* it was rewritten all the while */
+	uint64_t blocks; /* damaged ones */
 	struct naming naming;
 };
 
@@ -54,8 +55,8 @@ static void check(const struct slot *slot, struct finding *f)
 			return;
 		f->blocks = slot_verify(slot, name_block, &f->naming);
 		state = slot_read(slot, &after, &damaged);
-		if ((state == SLOT_PREPARED || state == SLOT_COMMITTED) && !damaged &&
-		    stamp_cmp(after, f->stamp) == 0)
+		if ((state == SLOT_PREPARED || state == SLOT_COMMITTED) && !damaged
+		    && stamp_cmp(after, f->stamp) == 0)
 			return;
 	}
 	f->unsteady = true;
@@ -111,16 +112,16 @@ static int verify_entry(struct smp_client *client, const struct smp_entry *e, st
 	if (rc)
 		return rc;
 	if (arena->header->rank != e->rank || arena->header->epoch != e->epoch) {
-		printf("  rank %" PRIu32 ", epoch %" PRIu64 ": DAMAGED: it says it is of rank %"
-		       PRIu32 ", epoch %" PRIu64 "\n", e->rank, e->epoch, arena->header->rank,
-		       arena->header->epoch);
+		printf("  rank %" PRIu32 ", epoch %" PRIu64
+		       ": DAMAGED: it says it is of rank %" PRIu32 ", epoch %" PRIu64 "\n",
+		       e->rank, e->epoch, arena->header->rank, arena->header->epoch);
 		tally->damaged++;
 	}
 	for (int i = 0; i < 2; i++) {
 		check(&arena->slot[i], &f);
 		print_finding(e, i, &f);
-		tally->slots += !f.unsteady && !f.damaged &&
-		                (f.state == SLOT_PREPARED || f.state == SLOT_COMMITTED);
+		tally->slots += !f.unsteady && !f.damaged
+		                && (f.state == SLOT_PREPARED || f.state == SLOT_COMMITTED);
 		tally->damaged += !f.unsteady && (f.damaged || f.blocks);
 	}
 	arena_free(arena);

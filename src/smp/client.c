@@ -18,13 +18,13 @@
 #include "smp/spawn.h"
 
 #define RETRY_FIRST_NS 2000000u
-#define RETRY_MOST_NS 100000000u
+#define RETRY_MOST_NS  100000000u
 /* A goodbye is a courtesy: it does not hold up the end of the trainer for long. */
-#define BYE_MS 1000u
-#define LIST_TRIES 16
+#define BYE_MS         1000u
+#define LIST_TRIES     16
 
 struct smp_client {
-	int sock;   /* -1: not connected */
+	int sock; /* -1: not connected */
 	char *dir, *job, *node, *smp_path;
 	uint32_t rank, expire_s, timeout_ms;
 	const struct log *log;
@@ -34,8 +34,8 @@ struct smp_client {
 /* What tries to connect may meet. */
 enum attempt {
 	ATTEMPT_OK = 0,
-	ATTEMPT_NONE = 1,  /* nobody listens */
-	ATTEMPT_FULL = 2,  /* its queue is full */
+	ATTEMPT_NONE = 1, /* nobody listens */
+	ATTEMPT_FULL = 2, /* its queue is full */
 };
 
 static void disconnect(struct smp_client *c)
@@ -62,7 +62,8 @@ static int await(struct smp_client *c, short events, uint64_t deadline_ns)
 		if (!ms) {
 			/* The answer may still come: it must not be taken for another's. */
 			disconnect(c);
-			return error_set(FTMEM_ETIMEOUT, "ftmem-smp of job %s on node %s (process %d) "
+			return error_set(FTMEM_ETIMEOUT,
+			                 "ftmem-smp of job %s on node %s (process %d) "
 			                 "does not answer: look at it with ftmem status, or end it",
 			                 c->job, c->node, c->pid);
 		}
@@ -72,8 +73,8 @@ static int await(struct smp_client *c, short events, uint64_t deadline_ns)
 static int gone(struct smp_client *c)
 {
 	disconnect(c);
-	return error_set(FTMEM_ESMP, "ftmem-smp of job %s on node %s (process %d) has ended", c->job,
-	                 c->node, c->pid);
+	return error_set(FTMEM_ESMP, "ftmem-smp of job %s on node %s (process %d) has ended",
+	                 c->job, c->node, c->pid);
 }
 
 /*
@@ -144,9 +145,10 @@ static int check_server(struct smp_client *c)
 	if (getsockopt(c->sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) != 0)
 		return error_sys(FTMEM_ESYS, errno, "cannot ask who listens for job %s", c->job);
 	if (cred.uid != geteuid())
-		return error_set(FTMEM_ESMP, "the socket of job %s in %s is served by user %u, not by "
-		                 "you: choose another folder with FTMEM_DIR", c->job, c->dir,
-		                 (unsigned)cred.uid);
+		return error_set(FTMEM_ESMP,
+		                 "the socket of job %s in %s is served by user %u, not by "
+		                 "you: choose another folder with FTMEM_DIR",
+		                 c->job, c->dir, (unsigned)cred.uid);
 	c->pid = cred.pid;
 	return 0;
 }
@@ -155,8 +157,7 @@ static int check_server(struct smp_client *c)
 static int attempt(struct smp_client *c)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int rc = smp_path_of(c->dir, c->job, c->node, "sock", addr.sun_path,
-	                     sizeof(addr.sun_path));
+	int rc = smp_path_of(c->dir, c->job, c->node, "sock", addr.sun_path, sizeof(addr.sun_path));
 
 	if (rc)
 		return rc;
@@ -198,14 +199,18 @@ static int hello(struct smp_client *c, uint64_t deadline_ns)
 
 static int start_one(struct smp_client *c, uint64_t deadline_ns)
 {
-	const struct spawn_config config = {.smp_path = c->smp_path, .dir = c->dir, .job = c->job,
-	                                    .node = c->node, .expire_s = c->expire_s};
+	const struct spawn_config config = {.smp_path = c->smp_path,
+	                                    .dir = c->dir,
+	                                    .job = c->job,
+	                                    .node = c->node,
+	                                    .expire_s = c->expire_s};
 	int rc;
 
 	if (!c->smp_path)
-		return error_set(FTMEM_ESMP, "no ftmem-smp serves job %s on node %s in %s: start one "
-		                 "with ftmem-smp --job %s --node %s --dir %s", c->job, c->node,
-		                 c->dir, c->job, c->node, c->dir);
+		return error_set(FTMEM_ESMP,
+		                 "no ftmem-smp serves job %s on node %s in %s: start one "
+		                 "with ftmem-smp --job %s --node %s --dir %s",
+		                 c->job, c->node, c->dir, c->job, c->node, c->dir);
 	rc = smp_dir_check(c->dir, true);
 	if (!rc)
 		rc = smp_spawn(&config, deadline_ns);
@@ -236,8 +241,10 @@ static int connect_until(struct smp_client *c, uint64_t deadline_ns)
 		if (rc < 0)
 			return rc;
 		if (clock_ns() >= deadline_ns)
-			return error_set(FTMEM_ETIMEOUT, "ftmem-smp of job %s on node %s in %s runs but "
-			                 "lets nobody connect: end it", c->job, c->node, c->dir);
+			return error_set(FTMEM_ETIMEOUT,
+			                 "ftmem-smp of job %s on node %s in %s runs but "
+			                 "lets nobody connect: end it",
+			                 c->job, c->node, c->dir);
 		if (rc == 0)
 			continue;
 		clock_sleep(pause);
@@ -307,8 +314,8 @@ bool smp_alive(struct smp_client *c)
 	char byte;
 
 	/* Between requests nothing may come: a message is as wrong as an end. */
-	return c->sock >= 0 && recv(c->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
-	       (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+	return c->sock >= 0 && recv(c->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0
+	       && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
 }
 
 int smp_reconnect(struct smp_client *c)
@@ -332,16 +339,21 @@ int smp_info(struct smp_client *c, struct smp_info *out)
 	rc = call(c, &request, -1, &reply, NULL);
 	if (rc)
 		return rc;
-	*out = (struct smp_info){.pid = reply.pid, .started_ns = reply.started_ns,
-	                         .bytes = reply.bytes, .arenas = reply.count,
-	                         .clients = reply.clients, .expire_s = reply.expire_s,
+	*out = (struct smp_info){.pid = reply.pid,
+	                         .started_ns = reply.started_ns,
+	                         .bytes = reply.bytes,
+	                         .arenas = reply.count,
+	                         .clients = reply.clients,
+	                         .expire_s = reply.expire_s,
 	                         .idle_s = reply.idle_s};
 	return 0;
 }
 
 static void entry_of(const struct wire_reply *reply, struct smp_entry *e)
 {
-	*e = (struct smp_entry){.epoch = reply->epoch, .rank = reply->rank, .bytes = reply->bytes,
+	*e = (struct smp_entry){.epoch = reply->epoch,
+	                        .rank = reply->rank,
+	                        .bytes = reply->bytes,
 	                        .owner = reply->pid};
 	for (int i = 0; i < 2; i++) {
 		const struct wire_slot *s = &reply->slot[i];
@@ -407,8 +419,10 @@ int smp_list(struct smp_client *c, struct smp_entry **entries, uint32_t *count)
 		rc = list_once(c, &list, &n);
 	}
 	if (rc == FTMEM_BUSY)
-		rc = error_set(FTMEM_ETIMEOUT, "the arenas of job %s change faster than they can be "
-		               "listed", c->job);
+		rc = error_set(FTMEM_ETIMEOUT,
+		               "the arenas of job %s change faster than they can be "
+		               "listed",
+		               c->job);
 	if (rc) {
 		free(list);
 		return rc;
@@ -426,10 +440,11 @@ static int check_memory(int fd, uint64_t bytes)
 	int seals = fcntl(fd, F_GET_SEALS);
 	struct stat st;
 
-	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) != 0 ||
-	    (uint64_t)st.st_size < bytes) {
+	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) != 0
+	    || (uint64_t)st.st_size < bytes) {
 		close(fd);
-		return error_set(FTMEM_ESMP, "ftmem-smp sent a descriptor that is no sealed memory");
+		return error_set(FTMEM_ESMP,
+		                 "ftmem-smp sent a descriptor that is no sealed memory");
 	}
 	return 0;
 }
@@ -476,8 +491,9 @@ int smp_attach(struct smp_client *c, uint64_t epoch, uint32_t rank, bool lease, 
 	request.epoch = epoch;
 	request.rank = rank;
 	request.flags = lease ? WIRE_ATTACH_LEASE : 0;
-	while ((rc = exchange(c, &request, -1, &reply, &got, clock_deadline(c->timeout_ms),
-	                      &ended)) == FTMEM_EATTACHED && clock_ns() < deadline)
+	while ((rc = exchange(c, &request, -1, &reply, &got, clock_deadline(c->timeout_ms), &ended))
+	               == FTMEM_EATTACHED
+	       && clock_ns() < deadline)
 		await_process(reply.pid);
 	if (!rc)
 		rc = check_memory(got, 0);

@@ -26,8 +26,8 @@
 #include "smp/spawn.h"
 
 #define STRING_(x) #x
-#define STRING(x) STRING_(x)
-#define VERSION \
+#define STRING(x)  STRING_(x)
+#define VERSION                                                                                    \
 	STRING(FTMEM_VERSION_MAJOR) "." STRING(FTMEM_VERSION_MINOR) "." STRING(FTMEM_VERSION_PATCH)
 
 enum status { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_BUSY = 3 };
@@ -51,7 +51,7 @@ static const char usage[] =
 struct service_process {
 	struct opts opts;
 	bool foreground;
-	int lock, listener, log;   /* -1: none */
+	int lock, listener, log; /* -1: none */
 	struct server *server;
 	struct log to;
 };
@@ -93,10 +93,10 @@ static int parse_seconds(const char *text, uint32_t *out)
 static int parse(int argc, char **argv, struct service_process *p)
 {
 	static const struct option options[] = {
-		{"job", required_argument, NULL, 'j'},    {"node", required_argument, NULL, 'n'},
-		{"dir", required_argument, NULL, 'd'},    {"expire", required_argument, NULL, 'e'},
-		{"foreground", no_argument, NULL, 'f'},   {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'v'},      {NULL, 0, NULL, 0},
+		{"job", required_argument, NULL, 'j'},  {"node", required_argument, NULL, 'n'},
+		{"dir", required_argument, NULL, 'd'},  {"expire", required_argument, NULL, 'e'},
+		{"foreground", no_argument, NULL, 'f'}, {"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},    {NULL, 0, NULL, 0},
 	};
 	struct ftmem_opts opts = FTMEM_OPTS_INIT;
 	int c;
@@ -113,15 +113,9 @@ static int parse(int argc, char **argv, struct service_process *p)
 				return STATUS_USAGE;
 			}
 			break;
-		case 'h':
-			fputs(usage, stdout);
-			return STATUS_OK;
-		case 'v':
-			puts("ftmem-smp " VERSION);
-			return STATUS_OK;
-		default:
-			fputs(usage, stderr);
-			return STATUS_USAGE;
+		case 'h': fputs(usage, stdout); return STATUS_OK;
+		case 'v': puts("ftmem-smp " VERSION); return STATUS_OK;
+		default: fputs(usage, stderr); return STATUS_USAGE;
 		}
 	}
 	if (optind < argc) {
@@ -148,8 +142,8 @@ static int listen_at(const struct opts *o, int *out)
 		return error_sys(FTMEM_ESYS, errno, "cannot make a socket");
 	/* The lock is ours: a socket that is there has no server. */
 	unlink(addr.sun_path);
-	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) != 0 ||
-	    listen(fd, SERVER_PEERS_MAX) != 0) {
+	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) != 0
+	    || listen(fd, SERVER_PEERS_MAX) != 0) {
 		rc = error_sys(FTMEM_ESYS, errno, "cannot listen at %s", addr.sun_path);
 		close(fd);
 		return rc;
@@ -173,8 +167,10 @@ static int open_log(const struct opts *o, int *out)
 
 static int start_server(struct service_process *p)
 {
-	const struct server_config config = {.job = p->opts.job, .expire_s = p->opts.expire_s,
-	                                     .listener = p->listener, .log = &p->to};
+	const struct server_config config = {.job = p->opts.job,
+	                                     .expire_s = p->opts.expire_s,
+	                                     .listener = p->listener,
+	                                     .log = &p->to};
 
 	p->listener = -1;
 	return server_new(&config, &p->server);
@@ -185,8 +181,8 @@ static void say_ready(const struct service_process *p)
 	const struct opts *o = &p->opts;
 
 	printf(SMP_SAYS_READY "process %ld serves job %s on node %s at %s/%s@%s.sock, until %u s "
-	       "after its last rank left\n", (long)getpid(), o->job, o->node, o->dir, o->job,
-	       o->node, o->expire_s);
+	                      "after its last rank left\n",
+	       (long)getpid(), o->job, o->node, o->dir, o->job, o->node, o->expire_s);
 	fflush(stdout);
 }
 
@@ -195,8 +191,8 @@ static int detach(int log)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0 ||
-	    dup2(log, STDERR_FILENO) < 0)
+	if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0
+	    || dup2(log, STDERR_FILENO) < 0)
 		return error_sys(FTMEM_ESYS, errno, "cannot redirect to the log");
 	if (null > STDERR_FILENO)
 		close(null);
@@ -295,8 +291,10 @@ static int take_place(struct service_process *p)
 	if (!rc)
 		rc = smp_lock_take(o->dir, o->job, o->node, &p->lock);
 	if (rc == FTMEM_BUSY) {
-		printf(SMP_SAYS_BUSY "another ftmem-smp serves job %s on node %s in %s, or is about "
-		       "to\n", o->job, o->node, o->dir);
+		printf(SMP_SAYS_BUSY
+		       "another ftmem-smp serves job %s on node %s in %s, or is about "
+		       "to\n",
+		       o->job, o->node, o->dir);
 		return STATUS_BUSY;
 	}
 	if (rc)

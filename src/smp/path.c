@@ -18,13 +18,14 @@ _Static_assert(SMP_PATH_MAX == sizeof(((struct sockaddr_un *)0)->sun_path), "as 
 /* A lock file that is removed while it is waited for is tried again. */
 #define LOCK_TRIES 16
 
-int smp_path_of(const char *dir, const char *job, const char *node, const char *suffix,
-                char *path, size_t bytes)
+int smp_path_of(const char *dir, const char *job, const char *node, const char *suffix, char *path,
+                size_t bytes)
 {
 	int n = snprintf(path, bytes, "%s/%s@%s.%s", dir, job, node, suffix);
 
 	if (n < 0 || (size_t)n >= bytes || n >= SMP_PATH_MAX)
-		return error_set(FTMEM_EINVAL, "%s/%s@%s.%s is %d characters, a socket's path has "
+		return error_set(FTMEM_EINVAL,
+		                 "%s/%s@%s.%s is %d characters, a socket's path has "
 		                 "at most %d: choose a shorter folder (FTMEM_DIR), job or node",
 		                 dir, job, node, suffix, n, SMP_PATH_MAX - 1);
 	return 0;
@@ -57,9 +58,11 @@ bool smp_dir_missing(const char *dir)
 
 static int dir_bad(const char *dir, const char *what)
 {
-	return error_set(FTMEM_ESMP, "%s %s: sockets are only trusted in a folder of your own with "
+	return error_set(FTMEM_ESMP,
+	                 "%s %s: sockets are only trusted in a folder of your own with "
 	                 "mode 0700; remove it, correct it (chmod 700) or choose another with "
-	                 "FTMEM_DIR", dir, what);
+	                 "FTMEM_DIR",
+	                 dir, what);
 }
 
 int smp_dir_check(const char *dir, bool create)
@@ -68,8 +71,10 @@ int smp_dir_check(const char *dir, bool create)
 	bool made = create && mkdir(dir, 0700) == 0;
 
 	if (create && !made && errno != EEXIST)
-		return error_sys(FTMEM_ESMP, errno, "cannot create the folder %s: choose another "
-		                 "with FTMEM_DIR", dir);
+		return error_sys(FTMEM_ESMP, errno,
+		                 "cannot create the folder %s: choose another "
+		                 "with FTMEM_DIR",
+		                 dir);
 	/* A umask may have taken the owner's bits away. */
 	if (made && chmod(dir, 0700) != 0)
 		return error_sys(FTMEM_ESMP, errno, "cannot set the mode of %s", dir);
@@ -92,8 +97,8 @@ static bool lock_is_current(int fd, const char *path)
 {
 	struct stat ours, there;
 
-	return fstat(fd, &ours) == 0 && lstat(path, &there) == 0 && ours.st_ino == there.st_ino &&
-	       ours.st_dev == there.st_dev;
+	return fstat(fd, &ours) == 0 && lstat(path, &there) == 0 && ours.st_ino == there.st_ino
+	       && ours.st_dev == there.st_dev;
 }
 
 int smp_lock_take(const char *dir, const char *job, const char *node, int *fd)
@@ -110,8 +115,8 @@ int smp_lock_take(const char *dir, const char *job, const char *node, int *fd)
 			return error_sys(FTMEM_ESYS, errno, "cannot open %s", path);
 		if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
 			rc = errno == EWOULDBLOCK
-				? FTMEM_BUSY
-				: error_sys(FTMEM_ESYS, errno, "cannot lock %s", path);
+			             ? FTMEM_BUSY
+			             : error_sys(FTMEM_ESYS, errno, "cannot lock %s", path);
 			close(lock);
 			return rc;
 		}

@@ -13,8 +13,8 @@
 
 /* <dir>/<job>@<node>.sock and its kin: suffix is "sock", "lock" or "log". EINVAL if
  * the path does not fit a socket address. */
-int smp_path_of(const char *dir, const char *job, const char *node, const char *suffix,
-                char *path, size_t bytes);
+int smp_path_of(const char *dir, const char *job, const char *node, const char *suffix, char *path,
+                size_t bytes);
 
 /* The inverse, of a socket's file name: job and node have room for
  * FTMEM_NAME_MAX + 1. false if it is none. */

@@ -14,7 +14,7 @@ struct process {
 	struct process *next;
 	uint32_t refs;
 	int32_t pid;
-	int pidfd;      /* readable when the process is gone */
+	int pidfd; /* readable when the process is gone */
 };
 
 struct process_table {
@@ -27,7 +27,7 @@ struct process_table {
  * FTMEM_FRESH: it is gone already. ENOMEM, ESYS.
  */
 int process_get(struct process_table *table, int32_t pid, int peer, struct process **out);
-struct process *process_ref(struct process *p); /* accepts NULL */
+struct process *process_ref(struct process *p);                   /* accepts NULL */
 void process_put(struct process_table *table, struct process *p); /* accepts NULL */
 /* Whether it has ended: its memory mappings are gone. */
 bool process_gone(const struct process *p);

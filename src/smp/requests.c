@@ -13,7 +13,7 @@ struct turn {
 	struct session *session;
 	const struct wire_request *request;
 	struct wire_reply *reply;
-	int fd;        /* came along; -1 once taken */
+	int fd; /* came along; -1 once taken */
 	int send_fd;
 };
 
@@ -42,7 +42,8 @@ static int on_hello(struct turn *t)
 
 	/* Observers may look at and drop what another release wrote. */
 	if (r->rank != WIRE_RANK_OBSERVER && r->format != ARENA_FORMAT)
-		return error_set(FTMEM_ESMP, "this ftmem-smp holds arenas of format %u, the trainer "
+		return error_set(FTMEM_ESMP,
+		                 "this ftmem-smp holds arenas of format %u, the trainer "
 		                 "writes format %u: end it with ftmem drop, or use its libftmem",
 		                 ARENA_FORMAT, r->format);
 	if (!t->session->hello && r->rank != WIRE_RANK_OBSERVER)
@@ -75,16 +76,18 @@ static void log_arena(const struct turn *t, const char *what)
 {
 	const struct wire_request *r = t->request;
 
-	log_line(t->service->log, FTMEM_LOG_INFO, "%s rank %u, epoch %llu for process %d; %llu "
-	         "bytes in all", what, r->rank, (unsigned long long)r->epoch,
-	         t->session->holder.pid, (unsigned long long)store_bytes(t->service->store));
+	log_line(t->service->log, FTMEM_LOG_INFO,
+	         "%s rank %u, epoch %llu for process %d; %llu "
+	         "bytes in all",
+	         what, r->rank, (unsigned long long)r->epoch, t->session->holder.pid,
+	         (unsigned long long)store_bytes(t->service->store));
 }
 
 static int on_create(struct turn *t)
 {
 	const struct wire_request *r = t->request;
-	int rc = store_create(t->service->store, r->epoch, r->rank, r->bytes,
-	                      &t->session->holder, &t->send_fd);
+	int rc = store_create(t->service->store, r->epoch, r->rank, r->bytes, &t->session->holder,
+	                      &t->send_fd);
 
 	if (!rc)
 		log_arena(t, "created");
@@ -147,10 +150,12 @@ static int on_stop(struct turn *t)
 	struct service *service = t->service;
 	uint32_t others = service->clients - !is_observer(t->session);
 
-	if (!(t->request->flags & WIRE_STOP_FORCE) &&
-	    (others || store_leased_by_others(service->store, &t->session->holder)))
-		return error_set(FTMEM_EATTACHED, "%u ranks are connected or still hold memory: end "
-		                 "the job first, or use force", others);
+	if (!(t->request->flags & WIRE_STOP_FORCE)
+	    && (others || store_leased_by_others(service->store, &t->session->holder)))
+		return error_set(FTMEM_EATTACHED,
+		                 "%u ranks are connected or still hold memory: end "
+		                 "the job first, or use force",
+		                 others);
 	log_line(service->log, FTMEM_LOG_INFO, "stopped by process %d: %llu bytes freed",
 	         t->session->holder.pid, (unsigned long long)store_bytes(service->store));
 	service->stop = true;
@@ -165,9 +170,9 @@ static int on_bye(struct turn *t)
 
 struct rule {
 	int (*answer)(struct turn *t);
-	bool observers;   /* may ask this */
-	bool fd;          /* comes with a descriptor */
-	uint32_t flags;   /* that it may have */
+	bool observers; /* may ask this */
+	bool fd;        /* comes with a descriptor */
+	uint32_t flags; /* that it may have */
 };
 
 static const struct rule rules[WIRE_OPS] = {
@@ -210,7 +215,8 @@ int request_answer(struct service *service, struct session *session,
 	wire_reply_init(reply, request->op);
 	*send_fd = -1;
 	if (!keeps_rules(&t)) {
-		error_set(rc, "a request %u that this client may not make, or not now", request->op);
+		error_set(rc, "a request %u that this client may not make, or not now",
+		          request->op);
 		goto out;
 	}
 	rc = rules[request->op].answer(&t);

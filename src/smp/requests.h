@@ -13,17 +13,17 @@
 struct service {
 	struct store *store;
 	const struct log *log;
-	uint64_t started_ns;   /* CLOCK_REALTIME */
+	uint64_t started_ns; /* CLOCK_REALTIME */
 	uint32_t expire_s;
-	uint32_t clients;      /* connections of ranks */
+	uint32_t clients; /* connections of ranks */
 	uint32_t idle_s;
-	bool stop;             /* set by STOP */
+	bool stop; /* set by STOP */
 };
 
 /* Of the connection. */
 struct session {
 	struct holder holder;
-	bool hello;            /* was said */
+	bool hello; /* was said */
 	uint32_t rank;
 };
 

@@ -14,23 +14,23 @@
 #include "error.h"
 #include "smp/requests.h"
 
-#define SECOND UINT64_C(1000000000)
+#define SECOND          UINT64_C(1000000000)
 /* After accept() failed for want of descriptors or memory. */
 #define ACCEPT_PAUSE_NS (SECOND / 10)
 
 struct peer {
-	int fd;                  /* -1: free */
+	int fd; /* -1: free */
 	struct session session;
-	uint64_t since_ns;       /* accepted, or last asked something */
+	uint64_t since_ns; /* accepted, or last asked something */
 };
 
 struct server {
 	char job[FTMEM_NAME_MAX + 1];
 	int epoll, signals, listener;
-	bool listening;          /* the listener is in epoll */
-	uint64_t listen_ns;      /* not before */
-	uint64_t idle_ns;        /* since when; 0: not idle */
-	uint64_t connections;    /* made so far: their identifiers */
+	bool listening;       /* the listener is in epoll */
+	uint64_t listen_ns;   /* not before */
+	uint64_t idle_ns;     /* since when; 0: not idle */
+	uint64_t connections; /* made so far: their identifiers */
 	uint32_t peers;
 	struct service service;
 	struct process_table table;
@@ -219,15 +219,9 @@ static void on_signal(struct server *s)
 static void dispatch(struct server *s, uint64_t data)
 {
 	switch ((enum source)(data & 7)) {
-	case SOURCE_LISTENER:
-		peer_accept(s);
-		break;
-	case SOURCE_SIGNALS:
-		on_signal(s);
-		break;
-	case SOURCE_PEER:
-		peer_ready(s, &s->peer[data >> 3]);
-		break;
+	case SOURCE_LISTENER: peer_accept(s); break;
+	case SOURCE_SIGNALS: on_signal(s); break;
+	case SOURCE_PEER: peer_ready(s, &s->peer[data >> 3]); break;
 	case SOURCE_PROCESS:
 		process_ended(s, (struct process *)(uintptr_t)(data & ~UINT64_C(7)));
 		break;
@@ -293,8 +287,9 @@ static uint64_t idle_expire(struct server *s, uint64_t now)
 	end = observers_until(s);
 	if (now < end)
 		return end;
-	log_line(service->log, FTMEM_LOG_INFO, "expired after %u s without a rank: %llu bytes freed",
-	         service->expire_s, (unsigned long long)store_bytes(service->store));
+	log_line(service->log, FTMEM_LOG_INFO,
+	         "expired after %u s without a rank: %llu bytes freed", service->expire_s,
+	         (unsigned long long)store_bytes(service->store));
 	service->stop = true;
 	return now;
 }

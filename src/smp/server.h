@@ -17,14 +17,14 @@
 #include "log.h"
 
 #define SERVER_PEERS_MAX 256
-#define SERVER_HELLO_S 10u
+#define SERVER_HELLO_S   10u
 
 struct server;
 
 struct server_config {
-	const char *job;         /* copied */
+	const char *job; /* copied */
 	uint32_t expire_s;
-	int listener;            /* bound, not blocking; taken, on error too */
+	int listener; /* bound, not blocking; taken, on error too */
 	const struct log *log;
 };
 

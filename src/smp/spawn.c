@@ -19,13 +19,13 @@
 extern char **environ;
 
 #define LINE_MAX_BYTES 512
-#define REAP_STEP_NS 1000000u
+#define REAP_STEP_NS   1000000u
 
 /* Variables by which launchers and their MPI find the processes of a job. */
 static bool is_launcher_variable(const char *variable)
 {
-	static const char *const prefix[] = {"OMPI_",  "PMIX_", "PMI",   "SLURM_", "PRTE",
-	                                     "HYDRA",  "MPI_",  "MPICH", "I_MPI_", "MV2_",
+	static const char *const prefix[] = {"OMPI_", "PMIX_", "PMI",   "SLURM_", "PRTE",
+	                                     "HYDRA", "MPI_",  "MPICH", "I_MPI_", "MV2_",
 	                                     "FLUX_", "PALS_", "ORTE_"};
 
 	for (size_t i = 0; i < sizeof(prefix) / sizeof(prefix[0]); i++)
@@ -58,8 +58,8 @@ static int set_actions(posix_spawn_file_actions_t *actions, int out)
 		rc = posix_spawn_file_actions_adddup2(actions, out, STDERR_FILENO);
 	/* After the copies: a trainer without stdin may have the pipe as 0. */
 	if (!rc)
-		rc = posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null",
-		                                      O_RDONLY, 0);
+		rc = posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY,
+		                                      0);
 	if (!rc)
 		rc = posix_spawn_file_actions_addclosefrom_np(actions, STDERR_FILENO + 1);
 	return rc;
@@ -76,8 +76,8 @@ static int set_attributes(posix_spawnattr_t *attr)
 	if (!rc)
 		rc = posix_spawnattr_setsigdefault(attr, &all);
 	if (!rc)
-		rc = posix_spawnattr_setflags(attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-		                                    POSIX_SPAWN_SETSIGDEF);
+		rc = posix_spawnattr_setflags(attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK
+		                                            | POSIX_SPAWN_SETSIGDEF);
 	return rc;
 }
 
@@ -121,7 +121,7 @@ static int read_line(int in, char line[LINE_MAX_BYTES], uint64_t deadline_ns)
 
 		if (!ms)
 			return error_set(FTMEM_ETIMEOUT, "ftmem-smp was started but did not become "
-			                 "ready in time");
+			                                 "ready in time");
 		if (poll(&p, 1, ms > 1000 ? 1000 : (int)ms) <= 0)
 			continue;
 		n = read(in, line + len, 1);
@@ -172,10 +172,16 @@ static int judge(const struct spawn_config *config, const char *line)
 int smp_spawn(const struct spawn_config *config, uint64_t deadline_ns)
 {
 	char line[LINE_MAX_BYTES], expire[16];
-	char *argv[] = {"ftmem-smp", "--job", (char *)(uintptr_t)config->job,
-	                "--node", (char *)(uintptr_t)config->node,
-	                "--dir", (char *)(uintptr_t)config->dir,
-	                config->expire_s ? "--expire" : NULL, expire, NULL};
+	char *argv[] = {"ftmem-smp",
+	                "--job",
+	                (char *)(uintptr_t)config->job,
+	                "--node",
+	                (char *)(uintptr_t)config->node,
+	                "--dir",
+	                (char *)(uintptr_t)config->dir,
+	                config->expire_s ? "--expire" : NULL,
+	                expire,
+	                NULL};
 	char **env = NULL;
 	int pipe_fd[2] = {-1, -1};
 	pid_t pid = -1;

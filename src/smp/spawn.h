@@ -14,12 +14,12 @@
 
 /* How the line begins that ftmem-smp prints: it serves; another does so already. */
 #define SMP_SAYS_READY "ready: "
-#define SMP_SAYS_BUSY "busy: "
+#define SMP_SAYS_BUSY  "busy: "
 
 struct spawn_config {
 	const char *smp_path;
 	const char *dir, *job, *node;
-	uint32_t expire_s;   /* 0: the program's default */
+	uint32_t expire_s; /* 0: the program's default */
 };
 
 /*

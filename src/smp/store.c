@@ -15,9 +15,9 @@
 #include "error.h"
 #include "slot.h"
 
-#define SEALS (F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
+#define SEALS      (F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
 /* Nobody could write snapshots there. */
-#define NOT_SEALS (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
+#define NOT_SEALS  (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
 /* A state word that does not go with its version is read again so often. */
 #define READ_TRIES 4
 
@@ -138,8 +138,9 @@ static uint32_t sum_of(const struct arena_header *h)
 /* false: not written yet, or damaged. */
 static bool read_header(int fd, uint64_t bytes, struct arena_header *h)
 {
-	return pread(fd, h, sizeof(*h), 0) == (ssize_t)sizeof(*h) && h->magic == ARENA_MAGIC &&
-	       h->format == ARENA_FORMAT && h->header_sum == sum_of(h) && h->arena_bytes <= bytes;
+	return pread(fd, h, sizeof(*h), 0) == (ssize_t)sizeof(*h) && h->magic == ARENA_MAGIC
+	       && h->format == ARENA_FORMAT && h->header_sum == sum_of(h)
+	       && h->arena_bytes <= bytes;
 }
 
 static void read_slot(int fd, uint64_t offset, struct wire_slot *out)
@@ -148,16 +149,16 @@ static void read_slot(int fd, uint64_t offset, struct wire_slot *out)
 	uint64_t word;
 
 	for (int i = 0; i < READ_TRIES; i++) {
-		if (offset > INT64_MAX ||
-		    pread(fd, &h, sizeof(h), (off_t)offset) != (ssize_t)sizeof(h))
+		if (offset > INT64_MAX
+		    || pread(fd, &h, sizeof(h), (off_t)offset) != (ssize_t)sizeof(h))
 			return;
 		memcpy(&word, &h, sizeof(word));
 		out->state = (uint32_t)(word & 0xff);
 		out->version = word >> 8;
 		if (out->state == SLOT_FILLING)
 			return;
-		if ((out->state != SLOT_PREPARED && out->state != SLOT_COMMITTED) ||
-		    out->version != h.version)
+		if ((out->state != SLOT_PREPARED && out->state != SLOT_COMMITTED)
+		    || out->version != h.version)
 			continue;
 		out->incarnation = h.incarnation;
 		out->filled_ns = h.filled_ns;
@@ -187,7 +188,8 @@ static int reserve(struct store *s)
 	if (s->count < s->room)
 		return 0;
 	if (s->count >= STORE_MAX)
-		return error_set(FTMEM_ENOMEM, "ftmem-smp holds %u arenas and takes no more", s->count);
+		return error_set(FTMEM_ENOMEM, "ftmem-smp holds %u arenas and takes no more",
+		                 s->count);
 	more = realloc(s->entry, room * sizeof(*more));
 	if (!more)
 		return error_set(FTMEM_ENOMEM, "no memory to hold another arena");
@@ -202,8 +204,11 @@ static void append(struct store *s, uint64_t epoch, uint32_t rank, int fd, const
 {
 	struct store_entry *e = &s->entry[s->count++];
 
-	*e = (struct store_entry){.epoch = epoch, .rank = rank, .fd = fd,
-	                          .bytes = (uint64_t)st->st_size, .dev = st->st_dev,
+	*e = (struct store_entry){.epoch = epoch,
+	                          .rank = rank,
+	                          .fd = fd,
+	                          .bytes = (uint64_t)st->st_size,
+	                          .dev = st->st_dev,
 	                          .ino = st->st_ino};
 	lease_give(s, e, holder);
 	s->generation++;
@@ -217,11 +222,13 @@ int store_create(struct store *s, uint64_t epoch, uint32_t rank, uint64_t bytes,
 	int memory, rc;
 
 	if (!epoch || rank == WIRE_RANK_OBSERVER || bytes < ARENA_PAGE || bytes > INT64_MAX)
-		return error_set(FTMEM_EINVAL, "an arena of %llu bytes for rank %u, epoch %llu cannot "
-		                 "be", (unsigned long long)bytes, rank, (unsigned long long)epoch);
+		return error_set(FTMEM_EINVAL,
+		                 "an arena of %llu bytes for rank %u, epoch %llu cannot "
+		                 "be",
+		                 (unsigned long long)bytes, rank, (unsigned long long)epoch);
 	if (find(s, epoch, rank))
-		return error_set(FTMEM_EINVAL, "an arena of rank %u, epoch %llu is held already", rank,
-		                 (unsigned long long)epoch);
+		return error_set(FTMEM_EINVAL, "an arena of rank %u, epoch %llu is held already",
+		                 rank, (unsigned long long)epoch);
 	rc = reserve(s);
 	if (rc)
 		return rc;
@@ -230,8 +237,8 @@ int store_create(struct store *s, uint64_t epoch, uint32_t rank, uint64_t bytes,
 	if (memory < 0)
 		return error_sys(errno == ENOMEM ? FTMEM_ENOMEM : FTMEM_ESYS, errno,
 		                 "cannot make an arena of rank %u", rank);
-	if (ftruncate(memory, (off_t)bytes) != 0 || fcntl(memory, F_ADD_SEALS, SEALS) != 0 ||
-	    fstat(memory, &st) != 0) {
+	if (ftruncate(memory, (off_t)bytes) != 0 || fcntl(memory, F_ADD_SEALS, SEALS) != 0
+	    || fstat(memory, &st) != 0) {
 		rc = error_sys(errno == ENOMEM || errno == EFBIG ? FTMEM_ENOMEM : FTMEM_ESYS, errno,
 		               "cannot make an arena of %llu bytes for rank %u",
 		               (unsigned long long)bytes, rank);
@@ -247,12 +254,13 @@ int store_create(struct store *s, uint64_t epoch, uint32_t rank, uint64_t bytes,
 static int may_lease(const struct store_entry *e, const struct holder *holder, int32_t *pid)
 {
 	*pid = e->lease.pid;
-	if (!e->lease.connection || holds(&e->lease, holder) ||
-	    (e->lease.process && process_gone(e->lease.process)))
+	if (!e->lease.connection || holds(&e->lease, holder)
+	    || (e->lease.process && process_gone(e->lease.process)))
 		return 0;
-	return error_set(FTMEM_EATTACHED, "rank %u, epoch %llu is still held by process %d of an "
-	                 "earlier start: end that process", e->rank,
-	                 (unsigned long long)e->epoch, e->lease.pid);
+	return error_set(FTMEM_EATTACHED,
+	                 "rank %u, epoch %llu is still held by process %d of an "
+	                 "earlier start: end that process",
+	                 e->rank, (unsigned long long)e->epoch, e->lease.pid);
 }
 
 int store_attach(struct store *s, uint64_t epoch, uint32_t rank, const struct holder *holder,
@@ -280,20 +288,21 @@ static int check_adopted(const struct store *s, uint64_t epoch, uint32_t rank, i
 	struct arena_header h;
 	int seals = fcntl(fd, F_GET_SEALS);
 
-	if (seals < 0 || (seals & SEALS) != SEALS || (seals & NOT_SEALS) ||
-	    fstat(fd, st) != 0 || !S_ISREG(st->st_mode) ||
-	    (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
-		return error_set(FTMEM_EINVAL, "what was handed over for rank %u is no sealed memory",
-		                 rank);
-	if (!read_header(fd, (uint64_t)st->st_size, &h) || h.epoch != epoch || h.rank != rank ||
-	    strncmp(h.job, s->job, sizeof(h.job)) != 0)
-		return error_set(FTMEM_EINVAL, "what was handed over is no arena of job %s, rank %u, "
-		                 "epoch %llu", s->job, rank, (unsigned long long)epoch);
+	if (seals < 0 || (seals & SEALS) != SEALS || (seals & NOT_SEALS) || fstat(fd, st) != 0
+	    || !S_ISREG(st->st_mode) || (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
+		return error_set(FTMEM_EINVAL,
+		                 "what was handed over for rank %u is no sealed memory", rank);
+	if (!read_header(fd, (uint64_t)st->st_size, &h) || h.epoch != epoch || h.rank != rank
+	    || strncmp(h.job, s->job, sizeof(h.job)) != 0)
+		return error_set(FTMEM_EINVAL,
+		                 "what was handed over is no arena of job %s, rank %u, "
+		                 "epoch %llu",
+		                 s->job, rank, (unsigned long long)epoch);
 	return 0;
 }
 
-int store_adopt(struct store *s, uint64_t epoch, uint32_t rank, int fd,
-                const struct holder *holder, int32_t *pid)
+int store_adopt(struct store *s, uint64_t epoch, uint32_t rank, int fd, const struct holder *holder,
+                int32_t *pid)
 {
 	struct store_entry *e = find(s, epoch, rank);
 	struct stat st;
@@ -322,8 +331,9 @@ int store_release(struct store *s, uint64_t epoch, uint32_t rank, const struct h
 	if (!e)
 		return none(epoch, rank);
 	if (e->lease.connection && !holds(&e->lease, holder))
-		return error_set(FTMEM_EINVAL, "rank %u, epoch %llu is held by process %d, not by you",
-		                 rank, (unsigned long long)epoch, e->lease.pid);
+		return error_set(FTMEM_EINVAL,
+		                 "rank %u, epoch %llu is held by process %d, not by you", rank,
+		                 (unsigned long long)epoch, e->lease.pid);
 	lease_end(s, e);
 	return 0;
 }

@@ -31,10 +31,10 @@ struct holder {
 struct store_entry {
 	uint64_t epoch, bytes;
 	uint32_t rank;
-	int fd;                /* owned */
+	int fd; /* owned */
 	dev_t dev;
 	ino_t ino;
-	struct holder lease;   /* connection 0: free */
+	struct holder lease; /* connection 0: free */
 };
 
 struct store;
@@ -64,8 +64,8 @@ int store_attach(struct store *s, uint64_t epoch, uint32_t rank, const struct ho
                  int *fd, int32_t *pid);
 /* Takes fd, which came from outside. Leases. EINVAL: it is no arena of this job, epoch
  * and rank in sealed memory, or another one is held. EATTACHED as above. */
-int store_adopt(struct store *s, uint64_t epoch, uint32_t rank, int fd,
-                const struct holder *holder, int32_t *pid);
+int store_adopt(struct store *s, uint64_t epoch, uint32_t rank, int fd, const struct holder *holder,
+                int32_t *pid);
 /* EINVAL: no such arena, or leased by another. */
 int store_release(struct store *s, uint64_t epoch, uint32_t rank, const struct holder *holder);
 /* EINVAL: no such arena. EATTACHED: another holds it. */

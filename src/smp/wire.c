@@ -10,6 +10,15 @@
 #include "error.h"
 #include "slot.h"
 
+_Static_assert(offsetof(struct wire_request, epoch) == 24
+                       && offsetof(struct wire_request, job) == 48,
+               "documented in docs/formats.md");
+_Static_assert(offsetof(struct wire_reply, bytes) == 32
+                       && offsetof(struct wire_reply, generation) == 64
+                       && offsetof(struct wire_reply, slot) == 80 && sizeof(struct wire_slot) == 32
+                       && offsetof(struct wire_reply, text) == 144,
+               "documented in docs/formats.md");
+
 /* Room to see that there were too many; the kernel drops those beyond. */
 #define FDS_ROOM 4
 
@@ -76,7 +85,9 @@ int wire_receive(int sock, union wire_message *msg, size_t *bytes, int *fd)
 {
 	struct iovec iov = {msg, sizeof(*msg)};
 	union control control = {0};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room,
+	struct msghdr m = {.msg_iov = &iov,
+	                   .msg_iovlen = 1,
+	                   .msg_control = control.room,
 	                   .msg_controllen = sizeof(control.room)};
 	int first = -1;
 	unsigned fds;
@@ -98,7 +109,7 @@ int wire_receive(int sock, union wire_message *msg, size_t *bytes, int *fd)
 		if (first >= 0)
 			close(first);
 		return error_set(FTMEM_ESMP, "a message of the SMP's conversation is too long or "
-		                 "has too many descriptors");
+		                             "has too many descriptors");
 	}
 	if (n == 0) {
 		if (first >= 0)
@@ -134,9 +145,11 @@ int wire_request_check(const struct wire_request *r, size_t bytes, const char *j
 	if (bytes < offsetof(struct wire_request, op) || r->magic != WIRE_MAGIC)
 		return error_set(FTMEM_EINVAL, "no request of a client");
 	if (r->version != WIRE_VERSION)
-		return error_set(FTMEM_ESMP, "this ftmem-smp speaks version %u, the client speaks "
+		return error_set(FTMEM_ESMP,
+		                 "this ftmem-smp speaks version %u, the client speaks "
 		                 "version %u: install both from one release, and end the old "
-		                 "ftmem-smp with the ftmem of its release", WIRE_VERSION, r->version);
+		                 "ftmem-smp with the ftmem of its release",
+		                 WIRE_VERSION, r->version);
 	if (bytes != sizeof(*r))
 		return error_set(FTMEM_EINVAL, "a request of %zu bytes instead of %zu", bytes,
 		                 sizeof(*r));
@@ -152,9 +165,11 @@ int wire_reply_check(struct wire_reply *r, size_t bytes, uint32_t op)
 	if (bytes < offsetof(struct wire_reply, result) || r->magic != WIRE_MAGIC)
 		return error_set(FTMEM_ESMP, "what listens on the socket is no ftmem-smp");
 	if (r->version != WIRE_VERSION)
-		return error_set(FTMEM_ESMP, "ftmem-smp speaks version %u, this program speaks "
+		return error_set(FTMEM_ESMP,
+		                 "ftmem-smp speaks version %u, this program speaks "
 		                 "version %u: install both from one release, and end the old "
-		                 "ftmem-smp with the ftmem of its release", r->version, WIRE_VERSION);
+		                 "ftmem-smp with the ftmem of its release",
+		                 r->version, WIRE_VERSION);
 	if (bytes != sizeof(*r) || r->op != op)
 		return error_set(FTMEM_ESMP, "ftmem-smp answered something that was not asked");
 	r->text[sizeof(r->text) - 1] = '\0';

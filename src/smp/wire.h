@@ -15,35 +15,35 @@
 
 #include "ftmem.h"
 
-#define WIRE_MAGIC 0x504d5446u /* "FTMP" in memory */
+#define WIRE_MAGIC   0x504d5446u /* "FTMP" in memory */
 #define WIRE_VERSION 1u
 /* No message of any version is longer: room to receive a foreign one. */
-#define WIRE_ROOM 1024u
+#define WIRE_ROOM    1024u
 
 enum wire_op {
-	WIRE_HELLO = 1,   /* format, job, rank, index: expire_s or 0; first on every
+	WIRE_HELLO = 1, /* format, job, rank, index: expire_s or 0; first on every
 	                     connection, and again for what it tells */
-	WIRE_LIST,        /* index: reply describes arena number index, or FRESH */
-	WIRE_CREATE,      /* epoch, rank, bytes: reply carries the descriptor; leases it */
-	WIRE_ATTACH,      /* epoch, rank, flags: reply carries the descriptor */
-	WIRE_ADOPT,       /* epoch, rank: request carries the descriptor; leases it */
-	WIRE_RELEASE,     /* epoch, rank: ends the lease */
-	WIRE_DROP,        /* epoch, rank: frees the arena */
-	WIRE_RETIRE,      /* epoch: frees all arenas of smaller epochs */
-	WIRE_FORGET,      /* frees all arenas */
-	WIRE_STOP,        /* flags: frees all and ends the process */
-	WIRE_BYE,         /* ends all leases taken on this connection */
+	WIRE_LIST,      /* index: reply describes arena number index, or FRESH */
+	WIRE_CREATE,    /* epoch, rank, bytes: reply carries the descriptor; leases it */
+	WIRE_ATTACH,    /* epoch, rank, flags: reply carries the descriptor */
+	WIRE_ADOPT,     /* epoch, rank: request carries the descriptor; leases it */
+	WIRE_RELEASE,   /* epoch, rank: ends the lease */
+	WIRE_DROP,      /* epoch, rank: frees the arena */
+	WIRE_RETIRE,    /* epoch: frees all arenas of smaller epochs */
+	WIRE_FORGET,    /* frees all arenas */
+	WIRE_STOP,      /* flags: frees all and ends the process */
+	WIRE_BYE,       /* ends all leases taken on this connection */
 	WIRE_OPS,
 };
 
 #define WIRE_RANK_OBSERVER UINT32_MAX /* HELLO of a client that is no rank */
-#define WIRE_ATTACH_LEASE 1u          /* ATTACH for writing, exclusively */
-#define WIRE_STOP_FORCE 2u            /* STOP though ranks are attached */
+#define WIRE_ATTACH_LEASE  1u         /* ATTACH for writing, exclusively */
+#define WIRE_STOP_FORCE    2u         /* STOP though ranks are attached */
 
 struct wire_request {
 	uint32_t magic, version;
 	uint32_t op, flags;
-	uint32_t format;   /* ARENA_FORMAT */
+	uint32_t format; /* ARENA_FORMAT */
 	uint32_t rank;
 	uint64_t epoch, bytes, index;
 	char job[FTMEM_NAME_MAX + 1];
@@ -51,15 +51,15 @@ struct wire_request {
 _Static_assert(sizeof(struct wire_request) == 112, "documented in docs/formats.md");
 
 struct wire_slot {
-	uint32_t state;    /* enum slot_state */
+	uint32_t state; /* enum slot_state */
 	uint32_t reserved;
 	uint64_t version, incarnation, filled_ns;
 };
 
 struct wire_reply {
 	uint32_t magic, version;
-	int32_t result;    /* enum ftmem_result */
-	uint32_t op;       /* of the request */
+	int32_t result; /* enum ftmem_result */
+	uint32_t op;    /* of the request */
 	uint32_t format, rank;
 	uint64_t epoch;
 	uint64_t bytes;    /* of the arena; HELLO: of all */
@@ -69,10 +69,10 @@ struct wire_reply {
 	uint32_t idle_s;   /* how much of it has passed, */
 	uint32_t clients;  /* and connections of ranks */
 	uint32_t reserved;
-	uint64_t generation;   /* LIST, HELLO: changes whenever arenas come or go */
-	uint64_t started_ns;   /* HELLO: CLOCK_REALTIME of the SMP's start */
+	uint64_t generation; /* LIST, HELLO: changes whenever arenas come or go */
+	uint64_t started_ns; /* HELLO: CLOCK_REALTIME of the SMP's start */
 	struct wire_slot slot[2];
-	char text[256];    /* on error: what and what to do */
+	char text[256]; /* on error: what and what to do */
 };
 _Static_assert(sizeof(struct wire_reply) == 400, "documented in docs/formats.md");
 
@@ -85,8 +85,8 @@ union wire_message {
 
 enum wire_result {
 	WIRE_OK = 0,
-	WIRE_AGAIN = 1,   /* would have to wait */
-	WIRE_CLOSED = 2,  /* the other end is gone */
+	WIRE_AGAIN = 1,  /* would have to wait */
+	WIRE_CLOSED = 2, /* the other end is gone */
 };
 
 /* Sends one message, with a copy of fd unless it is -1. Does not wait. ESYS. */

@@ -9,7 +9,8 @@
  *
  *   <folder>/digest.<run>.<version>.<rank>   written before the snapshot is asked for
  *   <folder>/committed.<rank>                a line "version run", once it is known
- *   <folder>/result.<run>.<rank>             "restored VERSION|fresh last VERSION"
+ *   <folder>/result.<run>.<rank>             "restored VERSION" or "restored fresh"
+ *   <folder>/wrong                           what must never be (status 4 or 6)
  *
  * Exit status: 0 all done, 2 usage, 3 the library failed, 4 wrong state, 5 too much is
  * lost, 6 redundancy is not what was promised.
@@ -18,6 +19,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <mpi.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +61,8 @@ struct trainer {
 static const char *const region_name[REGIONS] = {"weights", "moments", "odd", "small", "late"};
 #define LATE (REGIONS - 1)
 
+static void append(const struct trainer *t, const char *file, const char *line);
+
 __attribute__((format(printf, 3, 4), noreturn))
 static void quit(const struct trainer *t, enum status status, const char *fmt, ...)
 {
@@ -69,6 +73,8 @@ static void quit(const struct trainer *t, enum status status, const char *fmt, .
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
 	fprintf(stderr, "trainer: rank %d: %s\n", t->rank, text);
+	if (status == WRONG || status == NOT_WHOLE)
+		append(t, "wrong", text);
 	/* Not exit(): MPI would wait for the others. */
 	_exit((int)status);
 }

@@ -57,9 +57,15 @@ static void set_up(struct fixture *f, uint32_t rank)
 		strcpy(place[i].node, node[i]);
 	assert_int_equal(map_new(place, RANKS, 8, 1, &f->map), 0);
 	make_rails(f, rank);
-	f->spec = (struct arena_spec){.job = "job", .node = node[rank], .epoch = 3, .geometry = 4,
-	                              .layout = 5, .rank = rank, .map = f->map,
-	                              .rails = f->rails, .rails_count = f->count};
+	f->spec = (struct arena_spec){.job = "job",
+	                              .node = node[rank],
+	                              .epoch = 3,
+	                              .geometry = 4,
+	                              .layout = 5,
+	                              .rank = rank,
+	                              .map = f->map,
+	                              .rails = f->rails,
+	                              .rails_count = f->count};
 	assert_int_equal(arena_bytes(&f->spec, &f->bytes), 0);
 	f->fd = memfd_create("test", MFD_CLOEXEC);
 	assert_true(f->fd >= 0);
@@ -275,8 +281,8 @@ static void nonsense_with_right_checksums_is_survived(void **state)
 		const uint64_t at[] = {16, h->map_offset, h->rails_offset};
 		const uint64_t bytes[] = {sizeof(*h) - 16, h->map_bytes, h->rails_bytes};
 		uint32_t part = test_random_below(&random, 3);
-		uint8_t *word = a->base + at[part] +
-				test_random_below(&random, (uint32_t)bytes[part] / 4) * 4;
+		uint8_t *word = a->base + at[part]
+		                + test_random_below(&random, (uint32_t)bytes[part] / 4) * 4;
 		uint32_t value = (uint32_t)test_random(&random);
 		int rc;
 
@@ -284,10 +290,11 @@ static void nonsense_with_right_checksums_is_survived(void **state)
 			value %= 5;
 		memcpy(word, &value, sizeof(value));
 		if (part == 1)
-			h->map_sum = checksum(a->base + a->header->map_offset, a->header->map_bytes);
+			h->map_sum =
+				checksum(a->base + a->header->map_offset, a->header->map_bytes);
 		if (part == 2)
-			h->rails_sum = checksum(a->base + a->header->rails_offset,
-			                        a->header->rails_bytes);
+			h->rails_sum =
+				checksum(a->base + a->header->rails_offset, a->header->rails_bytes);
 		sum_again(a->base);
 		rc = arena_attach(dup(f.fd), false, &b);
 		assert_true(rc == 0 || rc == FTMEM_ECORRUPT);

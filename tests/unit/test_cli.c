@@ -203,14 +203,10 @@ static void a_foreign_folder_is_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(status_of_nothing_says_so),
-		TEST(misuse_is_explained),
-		TEST(status_shows_ranks_and_versions),
-		TEST(verify_finds_damage),
-		TEST(drop_frees_and_says_how_much),
-		TEST(drop_can_be_forced),
-		TEST(what_a_killed_one_left_is_removed),
-		TEST(a_foreign_folder_is_refused),
+		TEST(status_of_nothing_says_so),         TEST(misuse_is_explained),
+		TEST(status_shows_ranks_and_versions),   TEST(verify_finds_damage),
+		TEST(drop_frees_and_says_how_much),      TEST(drop_can_be_forced),
+		TEST(what_a_killed_one_left_is_removed), TEST(a_foreign_folder_is_refused),
 	};
 	int skip = smp_fixture_skip();
 	char *slash;

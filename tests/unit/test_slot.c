@@ -51,7 +51,7 @@ static void fill(struct fixture *f, uint64_t *random)
 		for (uint32_t row = 0; row < rail_chunk_rows(&f->rail[0], 1); row++)
 			s->sums[slot_data_sum_index(s->shape, 0, 1, chunk, row)] =
 				checksum(s->data + rail_data_offset(&f->rail[0], 1, chunk, row),
-				         rail_data_len(&f->rail[0], 1, chunk, row));
+			                 rail_data_len(&f->rail[0], 1, chunk, row));
 	for (uint32_t i = 0; i < s->shape->rails; i++)
 		for (uint32_t p = 0; p < f->rail[i].m; p++)
 			for (uint32_t row = 0; row < rail_rows(&f->rail[i]); row++) {
@@ -145,8 +145,8 @@ static void parts_are_pages_that_do_not_overlap(void **state)
 		for (uint32_t r = 0; r < 3; r++) {
 			assert_true(f.shape.parity_offset[r] >= end);
 			assert_int_equal(f.shape.parity_offset[r] % ARENA_PAGE, 0);
-			end = f.shape.parity_offset[r] +
-			      f.rail[r].m * rail_parity_bytes(&f.rail[r]);
+			end = f.shape.parity_offset[r]
+			      + f.rail[r].m * rail_parity_bytes(&f.rail[r]);
 		}
 		assert_true(f.shape.slot_bytes >= end && f.shape.slot_bytes < end + ARENA_PAGE);
 		assert_int_equal(f.shape.data_offset % ARENA_PAGE, 0);
@@ -308,7 +308,7 @@ static void a_torn_state_word_is_no_version(void **state)
 	for (unsigned cut = 1; cut < 8; cut++) {
 		uint64_t low = (UINT64_C(1) << 8 * cut) - 1;
 
-		atomic_store(&f.slot.header->state, (old & ~low) | (new & low));
+		atomic_store(&f.slot.header->state, (old & ~low) | (new &low));
 		expect(&f, SLOT_EMPTY, (struct stamp){0}, true);
 	}
 	tear_down(&f);
@@ -361,14 +361,16 @@ static void verify_names_each_bad_block(void **state)
 		assert_int_equal(slot_verify(&f.slot, NULL, NULL), 0);
 		for (uint32_t c = 0; c < 2; c++)
 			for (uint32_t row = 0; row < rail_chunk_rows(&f.rail[0], 1); row++)
-				check_found(&f, f.slot.data + rail_data_offset(&f.rail[0], 1, c, row),
+				check_found(&f,
+				            f.slot.data + rail_data_offset(&f.rail[0], 1, c, row),
 				            rail_data_len(&f.rail[0], 1, c, row),
 				            &(struct found){1, 0, c, row, false});
 		for (uint32_t r = 0; r < 3; r++)
 			for (uint32_t p = 0; p < f.rail[r].m; p++)
 				for (uint32_t row = 0; row < rail_rows(&f.rail[r]); row++)
-					check_found(&f, slot_parity(&f.slot, r, p) +
-					                (uint64_t)row * BLOCK,
+					check_found(&f,
+					            slot_parity(&f.slot, r, p)
+					                    + (uint64_t)row * BLOCK,
 					            rail_parity_len(&f.rail[r], row),
 					            &(struct found){1, r, p, row, true});
 		tear_down(&f);
@@ -386,8 +388,8 @@ static void verify_counts_all_bad_blocks(void **state)
 	memset(f.slot.sums, 0x5e, f.shape.sums_bytes);
 	bad = slot_verify(&f.slot, note, &found);
 	assert_int_equal(bad, found.count);
-	assert_int_equal(found.count, rail_data_blocks(&f.rail[0], 1) +
-	                                      2 * rail_rows(&f.rail[0]) + rail_rows(&f.rail[1]));
+	assert_int_equal(found.count, rail_data_blocks(&f.rail[0], 1) + 2 * rail_rows(&f.rail[0])
+	                                      + rail_rows(&f.rail[1]));
 	tear_down(&f);
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A real ftmem-smp in a folder of its own, through client.c and without manners. */
+#include "alloc_fail.h"
 #include "smp_fixture.h"
 
 #define BYTES SMP_ARENA_BYTES
@@ -323,8 +324,8 @@ static void arenas_can_be_dropped_retired_and_forgotten(void **state)
 	assert_int_equal(count, 7);
 	for (uint32_t i = 0; i < count; i++) {
 		assert_true(entry[i].epoch >= 4);
-		assert_true(!i || entry[i - 1].epoch < entry[i].epoch ||
-		            entry[i - 1].rank < entry[i].rank);
+		assert_true(!i || entry[i - 1].epoch < entry[i].epoch
+		            || entry[i - 1].rank < entry[i].rank);
 	}
 	free(entry);
 	assert_int_equal(smp_release(c, 5, 5), 0);
@@ -810,8 +811,8 @@ static int impostor(const struct smp_fixture *f, int out)
 	char room[1024];
 
 	smp_path_of(f->dir, "job", "node", "sock", addr.sun_path, sizeof(addr.sun_path));
-	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) || listen(fd, 5) ||
-	    write(out, "l", 1) != 1)
+	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) || listen(fd, 5)
+	    || write(out, "l", 1) != 1)
 		return -1;
 	peer = accept(fd, NULL, NULL);
 	if (recv(peer, room, sizeof(room), 0) <= 0)
@@ -859,6 +860,37 @@ static void who_does_not_read_is_cut_off(void **state)
 			break;
 	smp_raw_await_end(fd);
 	assert_int_equal(smp_forget(c), 0);
+	smp_close(c);
+}
+
+static void a_failed_allocation_leaves_nothing_behind(void **state)
+{
+	struct smp_fixture *f = *state;
+	struct smp_entry *entry = NULL;
+	struct smp_client *c = NULL;
+	unsigned fds = smp_fixture_entries("/proc/self/fd");
+	int rc = FTMEM_ENOMEM, fd = -1;
+	uint32_t count = 0;
+	unsigned n;
+
+	for (n = 1; rc == FTMEM_ENOMEM; n++) {
+		alloc_fail_at(n);
+		rc = smp_connect(&f->config, &c);
+		alloc_fail_off();
+		if (rc) {
+			assert_null(c);
+			assert_int_equal(smp_fixture_entries("/proc/self/fd"), fds);
+		}
+	}
+	assert_int_equal(rc, 0);
+	assert_true(n > 3);
+	assert_int_equal(smp_create(c, 1, 0, BYTES, &fd), 0);
+	close(fd);
+	alloc_fail_at(1);
+	assert_int_equal(smp_list(c, &entry, &count), FTMEM_ENOMEM);
+	alloc_fail_off();
+	assert_null(entry);
+	assert_true(smp_alive(c));
 	smp_close(c);
 }
 
@@ -932,6 +964,7 @@ int main(void)
 		TEST(another_format_or_version_is_told_so),
 		TEST(a_foreign_or_silent_server_is_named),
 		TEST(who_does_not_read_is_cut_off),
+		TEST(a_failed_allocation_leaves_nothing_behind),
 		TEST(silent_ones_do_not_keep_others_out),
 		TEST(who_says_nothing_is_cut_off),
 	};

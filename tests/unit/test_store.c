@@ -28,7 +28,7 @@
 struct fixture {
 	struct process_table table;
 	struct store *store;
-	struct holder me, you;   /* by connection */
+	struct holder me, you; /* by connection */
 };
 
 static unsigned open_fds(void)
@@ -93,8 +93,11 @@ static int create(struct fixture *f, uint64_t epoch, uint32_t rank)
 static int adoptable(uint64_t epoch, uint32_t rank, const char *job, int seals)
 {
 	int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	struct arena_header h = {.magic = ARENA_MAGIC, .format = ARENA_FORMAT,
-	                         .arena_bytes = BYTES, .epoch = epoch, .rank = rank};
+	struct arena_header h = {.magic = ARENA_MAGIC,
+	                         .format = ARENA_FORMAT,
+	                         .arena_bytes = BYTES,
+	                         .epoch = epoch,
+	                         .rank = rank};
 
 	strcpy(h.job, job);
 	h.header_sum = checksum(&h, sizeof(h));
@@ -270,10 +273,12 @@ static void adopted_memory_is_checked(void **state)
 
 	assert_int_equal(store_adopt(f->store, 1, 0, open("/dev/null", O_RDWR), &f->me, &pid),
 	                 FTMEM_EINVAL);
-	assert_int_equal(store_adopt(f->store, 1, 0, adoptable(1, 0, "job", F_SEAL_GROW), &f->me,
-	                             &pid), FTMEM_EINVAL);
+	assert_int_equal(
+		store_adopt(f->store, 1, 0, adoptable(1, 0, "job", F_SEAL_GROW), &f->me, &pid),
+		FTMEM_EINVAL);
 	assert_int_equal(store_adopt(f->store, 1, 0, adoptable(1, 0, "job", SEALS | F_SEAL_WRITE),
-	                             &f->me, &pid), FTMEM_EINVAL);
+	                             &f->me, &pid),
+	                 FTMEM_EINVAL);
 	assert_int_equal(store_adopt(f->store, 1, 0, adoptable(2, 0, "job", SEALS), &f->me, &pid),
 	                 FTMEM_EINVAL);
 	assert_int_equal(store_adopt(f->store, 1, 0, adoptable(1, 1, "job", SEALS), &f->me, &pid),
@@ -335,8 +340,10 @@ static void dropping_frees_memory(void **state)
 /* As a trainer writes it: header, then slots. */
 static void write_slots(int fd, uint64_t slot0, uint64_t slot1)
 {
-	struct arena_header h = {.magic = ARENA_MAGIC, .format = ARENA_FORMAT,
-	                         .arena_bytes = BYTES, .slot_offset = {slot0, slot1}};
+	struct arena_header h = {.magic = ARENA_MAGIC,
+	                         .format = ARENA_FORMAT,
+	                         .arena_bytes = BYTES,
+	                         .slot_offset = {slot0, slot1}};
 
 	h.header_sum = checksum(&h, sizeof(h));
 	assert_int_equal(pwrite(fd, &h, sizeof(h), 0), sizeof(h));
@@ -373,8 +380,14 @@ static void slots_are_shown_as_they_are(void **state)
 
 static void looking_at_hostile_headers_is_harmless(void **state)
 {
-	static const uint64_t offsets[] = {0, 1, BYTES - 1, BYTES, BYTES + 4096, UINT64_MAX,
-	                                   (uint64_t)INT64_MAX, (uint64_t)INT64_MAX + 1};
+	static const uint64_t offsets[] = {0,
+	                                   1,
+	                                   BYTES - 1,
+	                                   BYTES,
+	                                   BYTES + 4096,
+	                                   UINT64_MAX,
+	                                   (uint64_t)INT64_MAX,
+	                                   (uint64_t)INT64_MAX + 1};
 	struct fixture *f = *state;
 	struct wire_slot got[2];
 	struct stat st;

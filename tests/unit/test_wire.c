@@ -53,7 +53,9 @@ static void send_fds(int sock, const void *msg, size_t bytes, const int *fds, un
 		char room[CMSG_SPACE(64 * sizeof(int))];
 	} control = {0};
 	struct iovec iov = {(void *)(uintptr_t)msg, bytes};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room,
+	struct msghdr m = {.msg_iov = &iov,
+	                   .msg_iovlen = 1,
+	                   .msg_control = control.room,
 	                   .msg_controllen = CMSG_SPACE(count * sizeof(int))};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
 

@@ -39,7 +39,7 @@
 
 struct smp_fixture {
 	char dir[64];
-	struct smp_config config;   /* rank 0, timeout SMP_PATIENCE_MS */
+	struct smp_config config; /* rank 0, timeout SMP_PATIENCE_MS */
 };
 
 /* Entries of a folder but . and .. */
@@ -82,8 +82,11 @@ static inline int smp_fixture_set_up(void **state)
 	strcpy(f->dir, "/tmp/ftmem-test-XXXXXX");
 	if (!mkdtemp(f->dir))
 		return -1;
-	f->config = (struct smp_config){.dir = f->dir, .job = "job", .node = "node",
-	                                .smp_path = getenv("FTMEM_SMP"), .expire_s = 600,
+	f->config = (struct smp_config){.dir = f->dir,
+	                                .job = "job",
+	                                .node = "node",
+	                                .smp_path = getenv("FTMEM_SMP"),
+	                                .expire_s = 600,
 	                                .timeout_ms = SMP_PATIENCE_MS};
 	return 0;
 }
@@ -136,7 +139,7 @@ static inline struct smp_client *smp_fixture_connect(const struct smp_fixture *f
 /* A second process: runs task, tells its result, and lives until it is ended. */
 struct smp_agent {
 	pid_t pid;
-	int out;    /* to read what it wrote */
+	int out; /* to read what it wrote */
 };
 
 typedef int (*smp_task)(const struct smp_fixture *f, int out);
@@ -194,7 +197,8 @@ static inline int smp_raw_connect(const struct smp_fixture *f)
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	assert_int_equal(smp_path_of(f->dir, f->config.job, f->config.node, "sock", addr.sun_path,
-	                             sizeof(addr.sun_path)), 0);
+	                             sizeof(addr.sun_path)),
+	                 0);
 	assert_true(fd >= 0);
 	assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
 	return fd;
@@ -226,12 +230,12 @@ static inline void smp_arena_sums(const struct slot *s)
 		for (uint32_t row = 0; row < rail_chunk_rows(r, member); row++)
 			s->sums[slot_data_sum_index(shape, 0, member, chunk, row)] =
 				checksum(s->data + rail_data_offset(r, member, chunk, row),
-				         rail_data_len(r, member, chunk, row));
+			                 rail_data_len(r, member, chunk, row));
 	for (uint32_t p = 0; p < r->m; p++)
 		for (uint32_t row = 0; row < rail_rows(r); row++)
 			s->sums[slot_parity_sum_index(shape, 0, p, row)] =
 				checksum(slot_parity(s, 0, p) + (uint64_t)row * r->block_bytes,
-				         rail_parity_len(r, row));
+			                 rail_parity_len(r, row));
 }
 
 /* Makes fd, of SMP_ARENA_BYTES, an arena: slot 0 committed, slot 1 being filled. */

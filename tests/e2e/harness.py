@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Jobs for tests: mpirun with a deadline, in a folder of their own, nothing left behind."""
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+JOB = "fault"
+RUN_S = 60.0          # no mpirun of these tests takes so long
+
+
+class Failure(Exception):
+    """What must hold does not."""
+
+
+def expect(condition, text):
+    if not condition:
+        raise Failure(text)
+
+
+def wait_for(condition, seconds, text):
+    """Polls until condition() is true and returns its value."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise Failure(f"not within {seconds} s: {text}")
+        time.sleep(0.01)
+
+
+def alive(pid):
+    """Whether a process runs: one that only waits to be reaped does not."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def processes_of(folder):
+    """Process ids and command lines that name the folder."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            line = pathlib.Path(f"/proc/{entry}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(str(folder)) in line and alive(entry):
+            found[int(entry)] = line.replace(b"\0", b" ").decode(errors="replace").strip()
+    return found
+
+
+def kill(pid, sig=signal.SIGKILL):
+    try:
+        os.kill(pid, sig)
+    except ProcessLookupError:
+        pass
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("--trainer", required=True, help="the program fault_trainer")
+    parser.add_argument("--smp", required=True, help="the program ftmem-smp")
+    parser.add_argument("--ftmem", required=True, help="the program ftmem")
+    parser.add_argument("--mpirun", default="mpirun")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of what failed")
+
+
+class Result:
+    """An mpirun that has ended."""
+
+    def __init__(self, status, text, seconds):
+        self.status = status
+        self.text = text
+        self.seconds = seconds
+
+    def tail(self, lines=25):
+        return "\n".join("    | " + line for line in self.text.splitlines()[-lines:])
+
+
+class Job:
+    """A job's folder, its processes and what they wrote down."""
+
+    def __init__(self, args, nodes, parity=1, name=JOB):
+        self.args = args
+        self.nodes = list(nodes)      # by rank
+        self.parity = parity
+        self.name = name
+        self.root = pathlib.Path(tempfile.mkdtemp(prefix="fte."))
+        self.dir = self.root / "d"
+        self.folder = self.root / "s"
+        self.folder.mkdir()
+        self.runs = 0
+        self.process = None
+
+    # --- starting and ending ---
+
+    def environment(self, **more):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("FTMEM_", "OMPI_", "PMIX"))}
+        env.update(FTMEM_DIR=str(self.dir), FTMEM_SMP=self.args.smp)
+        # Open MPI refuses to start as root unless told twice.
+        env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        env.update({k: str(v) for k, v in more.items() if v is not None})
+        return env
+
+    def start(self, *options, fault=None, **env):
+        """Starts mpirun; its output goes to a file."""
+        self.runs += 1
+        for path in self.folder.glob("pid.*"):
+            path.unlink()
+        command = [self.args.mpirun, "--oversubscribe", "--bind-to", "none", "-n",
+                   str(len(self.nodes)), self.args.trainer, "--folder", str(self.folder),
+                   "--job", self.name, "--run", str(self.runs), "--nodes", ",".join(self.nodes),
+                   "--parity", str(self.parity), *map(str, options)]
+        self.log = self.root / f"run.{self.runs}"
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=self.environment(FTMEM_TEST_FAULT=fault, **env), start_new_session=True)
+        self.started = time.monotonic()
+        return self.process
+
+    def wait(self, seconds=RUN_S):
+        """Until mpirun ends. It not ending is a failure."""
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            text = self.output()
+            self.kill_trainers()
+            raise Failure(f"mpirun hung for {seconds:.0f} s\n" + Result(0, text, 0).tail()) from None
+        return Result(status, self.output(), time.monotonic() - self.started)
+
+    def run(self, *options, fault=None, **env):
+        self.start(*options, fault=fault, **env)
+        return self.wait()
+
+    def output(self):
+        return self.log.read_text(errors="replace")
+
+    def kill_trainers(self):
+        """mpirun and all its ranks."""
+        if self.process and self.process.poll() is None:
+            kill(self.process.pid)
+        for pid in processes_of(self.folder):
+            kill(pid)
+        if self.process:
+            self.process.wait()
+
+    def close(self):
+        """Ends all there is and removes the folder. What was left running is returned."""
+        self.kill_trainers()
+        left = processes_of(self.root)
+        for pid in left:
+            kill(pid)
+        deadline = time.monotonic() + 10
+        while processes_of(self.root) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if not self.args.keep:
+            shutil.rmtree(self.root, ignore_errors=True)
+        return left
+
+    # --- ftmem ---
+
+    def ftmem(self, *words, **more):
+        return subprocess.run([self.args.ftmem, *words, "--dir", str(self.dir)], text=True,
+                              capture_output=True, timeout=RUN_S, env=self.environment(),
+                              check=False, **more)
+
+    def status(self):
+        """What `ftmem status --json` says of each node."""
+        if not self.dir.exists():
+            return {}
+        done = self.ftmem("status", "--json")
+        return {site["node"]: site for site in json.loads(done.stdout)["jobs"]
+                if site["job"] == self.name and "pid" in site}
+
+    def kill_smp(self, node):
+        pid = self.status()[node]["pid"]
+        kill(pid)
+        wait_for(lambda: not alive(pid), 10, f"ftmem-smp {pid} of node {node} is killed and gone")
+
+    # --- what the trainers wrote down ---
+
+    def lines(self, pattern):
+        found = {}
+        for path in sorted(self.folder.glob(pattern)):
+            found[path.name] = path.read_text().splitlines()
+        return found
+
+    def committed(self):
+        """The newest version that any rank knows to be committed; 0: none."""
+        return max((int(line.split()[0]) for lines in self.lines("committed.*").values()
+                    for line in lines), default=0)
+
+    def restored(self):
+        """What the ranks restored in the last run: a set of versions; "fresh"."""
+        words = [lines[0].split()[1] for lines in self.lines(f"result.{self.runs}.*").values()]
+        return {word if word == "fresh" else int(word) for word in words}, len(words)
+
+    def fired(self):
+        return [line for lines in self.lines("fired.*").values() for line in lines]
+
+    def wrong(self):
+        return [line for lines in self.lines("wrong").values() for line in lines]
+
+
+def natural(text):
+    return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", text)]

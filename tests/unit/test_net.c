@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "alloc_fail.h"
+#include "clock.h"
+#include "error.h"
+#include "fake_net.h"
+#include "test_job.h"
+
+#define TAG 7u
+/* Never met but by what never comes. */
+#define LONG_MS 60000
+
+static void a_message_arrives_and_is_counted(void **state)
+{
+	struct fake_net *f = fake_net_new(2, 1);
+	struct net *a = fake_net_of(f, 0), *b = fake_net_of(f, 1);
+	struct net_req send = {0}, recv = {0};
+	char out[] = "snapshot", in[sizeof(out)];
+
+	(void)state;
+	assert_int_equal(net_send(a, 1, TAG, out, sizeof(out), &send), 0);
+	assert_int_equal(net_recv(b, 0, TAG, in, sizeof(in), &recv), 0);
+	assert_int_equal(net_wait(b, &recv, clock_deadline(LONG_MS), "test"), 0);
+	assert_int_equal(net_wait(a, &send, clock_deadline(LONG_MS), "test"), 0);
+	assert_string_equal(in, "snapshot");
+	assert_int_equal(atomic_load(&a->sent_bytes), sizeof(out));
+	assert_int_equal(atomic_load(&b->sent_bytes), 0);
+	fake_net_free(f);
+}
+
+static void a_failed_send_is_not_counted(void **state)
+{
+	struct fake_net *f = fake_net_new(2, 1);
+	struct net_req send = {0};
+
+	(void)state;
+	fake_net_break(f, 0);
+	assert_int_equal(net_send(fake_net_of(f, 0), 1, TAG, "x", 1, &send), FTMEM_ENET);
+	assert_int_equal(atomic_load(&fake_net_of(f, 0)->sent_bytes), 0);
+	fake_net_free(f);
+}
+
+static void an_idle_request_is_done(void **state)
+{
+	struct fake_net *f = fake_net_new(2, 1);
+	struct net_req req = {0};
+
+	(void)state;
+	assert_int_equal(net_test(fake_net_of(f, 0), &req), 0);
+	assert_int_equal(net_wait(fake_net_of(f, 0), &req, 0, "test"), 0);
+	net_free(fake_net_of(f, 0));
+	net_free(NULL);
+	fake_net_free(f);
+}
+
+static void a_wait_ends_at_its_deadline_and_names_what_and_whom(void **state)
+{
+	struct fake_net *f = fake_net_new(3, 1);
+	struct net *a = fake_net_of(f, 0);
+	struct net_req req = {0};
+	uint64_t deadline = clock_deadline(5);
+	char in[4];
+
+	(void)state;
+	assert_int_equal(net_recv(a, 2, TAG, in, sizeof(in), &req), 0);
+	assert_int_equal(net_wait(a, &req, deadline, "the blocks"), FTMEM_ETIMEOUT);
+	assert_true(clock_ns() > deadline);
+	assert_true(req.active);
+	assert_non_null(strstr(error_msg(), "the blocks"));
+	assert_non_null(strstr(error_msg(), "rank 2"));
+	a->ops->cancel(a, &req);
+	fake_net_free(f);
+}
+
+static void a_wait_past_its_deadline_still_takes_what_is_there(void **state)
+{
+	struct fake_net *f = fake_net_new(2, 1);
+	struct net_req send = {0}, recv = {0};
+	char in[2];
+
+	(void)state;
+	assert_int_equal(net_send(fake_net_of(f, 0), 1, TAG, "x", 2, &send), 0);
+	assert_int_equal(net_recv(fake_net_of(f, 1), 0, TAG, in, 2, &recv), 0);
+	assert_int_equal(net_wait(fake_net_of(f, 1), &recv, 1, "test"), 0);
+	assert_int_equal(net_wait(fake_net_of(f, 0), &send, 1, "test"), 0);
+	fake_net_free(f);
+}
+
+static void a_message_of_another_size_is_refused(void **state)
+{
+	struct fake_net *f = fake_net_new(2, 1);
+	struct net_req send = {0}, recv = {0};
+	char in[8];
+
+	(void)state;
+	assert_int_equal(net_send(fake_net_of(f, 0), 1, TAG, "four", 4, &send), 0);
+	assert_int_equal(net_recv(fake_net_of(f, 1), 0, TAG, in, 8, &recv), 0);
+	assert_int_equal(net_wait(fake_net_of(f, 1), &recv, clock_deadline(LONG_MS), "test"),
+	                 FTMEM_ENET);
+	assert_false(recv.active);
+	assert_int_equal(net_wait(fake_net_of(f, 0), &send, clock_deadline(LONG_MS), "test"), 0);
+	fake_net_free(f);
+}
+
+/* --- collectives: one thread per rank --- */
+
+struct member {
+	struct net *net;
+	enum net_reduce op;
+	uint64_t words[3], all[4];
+	int rc;
+};
+
+static void *reduce_main(void *arg)
+{
+	struct member *m = arg;
+
+	m->rc = net_allreduce(m->net, m->words, 3, m->op, clock_deadline(LONG_MS), "voting");
+	return NULL;
+}
+
+static void *gather_main(void *arg)
+{
+	struct member *m = arg;
+
+	m->rc = net_allgather(m->net, m->words, sizeof(m->words[0]), m->all, clock_deadline(LONG_MS),
+	                      "meeting");
+	return NULL;
+}
+
+static void run_all(struct fake_net *f, struct member *m, void *(*main)(void *arg))
+{
+	pthread_t thread[4];
+
+	for (uint32_t i = 0; i < 4; i++) {
+		m[i].net = fake_net_of(f, i);
+		assert_int_equal(pthread_create(&thread[i], NULL, main, &m[i]), 0);
+	}
+	for (uint32_t i = 0; i < 4; i++) {
+		pthread_join(thread[i], NULL);
+		assert_int_equal(m[i].rc, 0);
+	}
+}
+
+static void all_ranks_get_the_same_reduction(void **state)
+{
+	static const uint64_t want[][3] = {
+		[NET_MIN] = {0, 3, 5}, [NET_MAX] = {3, 9, 5}, [NET_SUM] = {6, 22, 20},
+	};
+	static const uint64_t second[] = {9, 3, 4, 6};
+	struct fake_net *f = fake_net_new(4, 2);
+
+	(void)state;
+	fake_net_set_chance(f, 30);
+	for (enum net_reduce op = NET_MIN; op <= NET_SUM; op++) {
+		struct member m[4];
+
+		for (uint32_t i = 0; i < 4; i++)
+			m[i] = (struct member){.op = op, .words = {i, second[i], 5}};
+		run_all(f, m, reduce_main);
+		for (uint32_t i = 0; i < 4; i++)
+			assert_memory_equal(m[i].words, want[op], sizeof(want[op]));
+	}
+	fake_net_free(f);
+}
+
+static void all_ranks_gather_by_rank(void **state)
+{
+	struct fake_net *f = fake_net_new(4, 3);
+	struct member m[4] = {0};
+
+	(void)state;
+	for (uint32_t i = 0; i < 4; i++)
+		m[i].words[0] = 100 + i;
+	run_all(f, m, gather_main);
+	for (uint32_t i = 0; i < 4; i++)
+		for (uint32_t j = 0; j < 4; j++)
+			assert_int_equal(m[i].all[j], 100 + j);
+	fake_net_free(f);
+}
+
+static int reduce_now(struct net *net, uint64_t *words)
+{
+	return net_allreduce(net, words, 2, NET_MAX, clock_ns(), "agreeing");
+}
+
+static int gather_now(struct net *net, uint64_t *all)
+{
+	uint64_t mine = 8;
+
+	return net_allgather(net, &mine, sizeof(mine), all, clock_ns(), "agreeing");
+}
+
+static void a_collective_that_does_not_end_breaks_the_network(void **state)
+{
+	struct fake_net *f = fake_net_new(2, 1);
+	struct net *a = fake_net_of(f, 0);
+	uint64_t words[2] = {1, 2};
+
+	(void)state;
+	assert_int_equal(reduce_now(a, words), FTMEM_ETIMEOUT);
+	assert_non_null(strstr(error_msg(), "agreeing"));
+	assert_true(a->broken);
+	/* Nothing is begun any more: it would meet the wrong call elsewhere. */
+	assert_int_equal(net_allreduce(a, words, 2, NET_MAX, clock_deadline(LONG_MS), "more"),
+	                 FTMEM_ENET);
+	assert_int_equal(net_allgather(a, words, 8, words, clock_deadline(LONG_MS), "more"),
+	                 FTMEM_ENET);
+	assert_int_equal(words[0], 1);
+	assert_int_equal(words[1], 2);
+	fake_net_free(f);
+}
+
+static void a_late_result_meets_memory_that_is_still_there(void **state)
+{
+	struct fake_net *f = fake_net_new(2, 1);
+	uint64_t words[2] = {1, 2}, late[2] = {3, 4}, all[2] = {5, 6}, late_all[2];
+
+	(void)state;
+	assert_int_equal(reduce_now(fake_net_of(f, 0), words), FTMEM_ETIMEOUT);
+	assert_int_equal(reduce_now(fake_net_of(f, 1), late), 0);
+	assert_int_equal(late[0], 3);
+	assert_int_equal(words[0], 1);
+	fake_net_free(f);
+	f = fake_net_new(2, 1);
+	assert_int_equal(gather_now(fake_net_of(f, 0), all), FTMEM_ETIMEOUT);
+	assert_int_equal(gather_now(fake_net_of(f, 1), late_all), 0);
+	assert_int_equal(late_all[0], 8);
+	assert_int_equal(all[0], 5);
+	fake_net_free(f);
+}
+
+static void a_failing_network_fails_collectives_and_leaves_outputs(void **state)
+{
+	struct fake_net *f = fake_net_new(2, 1);
+	struct net *a = fake_net_of(f, 0);
+	uint64_t words[2] = {1, 2};
+
+	(void)state;
+	fake_net_break(f, 0);
+	assert_int_equal(reduce_now(a, words), FTMEM_ENET);
+	assert_int_equal(words[0], 1);
+	assert_true(a->broken);
+	assert_int_equal(gather_now(a, words), FTMEM_ENET);
+	assert_int_equal(words[0], 1);
+	fake_net_free(f);
+}
+
+/* A rank that could not join must not join the next call in its place. */
+static void a_rank_without_memory_joins_no_later_call(void **state)
+{
+	uint64_t words[2] = {1, 2}, other[2] = {3, 4};
+
+	(void)state;
+	for (int gather = 0; gather < 2; gather++) {
+		struct fake_net *f = fake_net_new(2, 1);
+		struct net *a = fake_net_of(f, 0);
+		int rc;
+
+		alloc_fail_at(1);
+		rc = gather ? gather_now(a, words) : reduce_now(a, words);
+		alloc_fail_off();
+		assert_int_equal(rc, FTMEM_ENOMEM);
+		assert_int_equal(words[0], 1);
+		assert_int_equal(reduce_now(a, words), FTMEM_ENET);
+		assert_int_equal(reduce_now(fake_net_of(f, 1), other), FTMEM_ETIMEOUT);
+		fake_net_free(f);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_message_arrives_and_is_counted),
+		cmocka_unit_test(a_failed_send_is_not_counted),
+		cmocka_unit_test(an_idle_request_is_done),
+		cmocka_unit_test(a_wait_ends_at_its_deadline_and_names_what_and_whom),
+		cmocka_unit_test(a_wait_past_its_deadline_still_takes_what_is_there),
+		cmocka_unit_test(a_message_of_another_size_is_refused),
+		cmocka_unit_test(all_ranks_get_the_same_reduction),
+		cmocka_unit_test(all_ranks_gather_by_rank),
+		cmocka_unit_test(a_collective_that_does_not_end_breaks_the_network),
+		cmocka_unit_test(a_late_result_meets_memory_that_is_still_there),
+		cmocka_unit_test(a_failing_network_fails_collectives_and_leaves_outputs),
+		cmocka_unit_test(a_rank_without_memory_joins_no_later_call),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
