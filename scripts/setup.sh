@@ -96,7 +96,8 @@ ftmem_build()
 			${1:+--target "$@"} >>"$log" 2>&1; then
 		return 0
 	fi
-	cat "$log" >&2
+	echo "The build of $preset failed:" >&2
+	sed '/^\[[0-9]*\/[0-9]*\] /d' "$log" >&2
 	return 1
 }
 

@@ -75,13 +75,13 @@ int epoch_new(const struct epoch_config *config, struct layout *layout, struct a
 	*out = e;
 	return 0;
 fail:
-	epoch_free(e);
+	epoch_free(e, false);
 	return rc;
 }
 
-void epoch_free(struct epoch *e)
+void epoch_free(struct epoch *e, bool linger)
 {
-	bool busy = false;
+	bool busy = linger;
 
 	if (!e)
 		return;

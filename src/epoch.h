@@ -32,8 +32,9 @@ struct epoch_config {
 /* Takes layout and arena, also on error. ENOMEM, ENET. */
 int epoch_new(const struct epoch_config *config, struct layout *layout, struct arena *arena,
               struct epoch **out);
-/* Accepts NULL. If a transfer is still under way the arena stays mapped. */
-void epoch_free(struct epoch *e);
+/* Accepts NULL. If a transfer is still under way, or linger is set, the arena stays
+ * mapped. */
+void epoch_free(struct epoch *e, bool linger);
 
 /* The rail in which the rank's data lies, and its member there. */
 const struct rail *epoch_rail(const struct epoch *e);

@@ -276,7 +276,8 @@ void gather_free(struct gather *g)
 		/* What the present run retired meanwhile is not there any more. */
 		if (smp_release(ft->keeper.smp, a->header->epoch, a->header->rank) < 0)
 			log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "%s", error_msg());
-		arena_free(a);
+		if (!ft->net->lingering)
+			arena_free(a);
 	}
 	for (uint32_t i = 0; i < g->epochs; i++)
 		map_free((struct map *)g->epoch[i].map);

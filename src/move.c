@@ -99,9 +99,10 @@ static int fetch(struct rescue *r, struct rescue_member *mine, struct stream *st
 	if (r->agent[me] != me)
 		stream[count++] = stream_of(mine->slot, r->agent[me], true);
 	rc = run_streams(ft, stream, count);
-	if (rc < 0)
-		for (uint32_t i = 0; i < count; i++)
-			ft->net->ops->cancel(ft->net, &stream[i].req);
+	for (uint32_t i = 0; rc < 0 && i < count; i++) {
+		ft->net->lingering = ft->net->lingering || stream[i].req.active;
+		ft->net->ops->cancel(ft->net, &stream[i].req);
+	}
 	return rc;
 }
 
@@ -184,6 +185,6 @@ int move_restore(struct rescue *r)
 	rc = session_agree(ft, rc, "filling the regions");
 	layout_free(stored);
 	free(stream);
-	rescue_temporary_free(&received);
+	rescue_temporary_free(r, &received);
 	return rc;
 }

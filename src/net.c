@@ -11,7 +11,7 @@
 
 /* Polls before a waiter gives its core away, and before it sleeps. */
 #define SPINS 64
-#define YIELDS 2000
+#define YIELDS 256
 #define SLEEP_NS 50000
 
 int net_send(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes,
@@ -78,23 +78,21 @@ int net_wait(struct net *net, struct net_req *req, uint64_t deadline_ns, const c
 	return 0;
 }
 
-/* A collective that did not end leaves its memory to MPI and the network unusable:
- * later calls would match the wrong ones on other ranks. */
-static int collect(struct net *net, struct net_req *req, uint64_t deadline_ns, const char *what,
-                   bool *lost)
-{
-	int rc = net_wait(net, req, deadline_ns, what);
-
-	*lost = req->active;
-	if (rc < 0)
-		net->broken = true;
-	return rc;
-}
-
 static int check_usable(const struct net *net, const char *what)
 {
 	return net->broken ? error_set(FTMEM_ENET, "%s: an earlier collective step did not end; start "
 	                               "the job again", what) : 0;
+}
+
+/* A collective that was not joined or did not end leaves the network unusable: later
+ * calls would match the wrong ones on other ranks. Its memory is left to MPI. */
+static int collected(struct net *net, const struct net_req *req, void *copy, int rc)
+{
+	if (rc < 0)
+		net->broken = true;
+	if (!req->active)
+		free(copy);
+	return rc;
 }
 
 int net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
@@ -103,7 +101,6 @@ int net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_red
 	size_t bytes = sizeof(*words) * count;
 	struct net_req req = {0};
 	uint64_t *copy = malloc(bytes ? bytes : 1);
-	bool lost = false;
 	int rc = check_usable(net, what);
 
 	if (rc == 0 && !copy)
@@ -113,12 +110,10 @@ int net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_red
 		rc = net->ops->allreduce(net, copy, count, op, &req);
 	}
 	if (rc == 0)
-		rc = collect(net, &req, deadline_ns, what, &lost);
+		rc = net_wait(net, &req, deadline_ns, what);
 	if (rc == 0)
 		memcpy(words, copy, bytes);
-	if (!lost)
-		free(copy);
-	return rc;
+	return collected(net, &req, copy, rc);
 }
 
 int net_allgather(struct net *net, const void *in, size_t bytes, void *out,
@@ -126,7 +121,6 @@ int net_allgather(struct net *net, const void *in, size_t bytes, void *out,
 {
 	struct net_req req = {0};
 	uint8_t *copy = malloc(bytes * (net->size + 1) + 1);
-	bool lost = false;
 	int rc = check_usable(net, what);
 
 	if (rc == 0 && !copy)
@@ -136,10 +130,8 @@ int net_allgather(struct net *net, const void *in, size_t bytes, void *out,
 		rc = net->ops->allgather(net, copy + bytes * net->size, bytes, copy, &req);
 	}
 	if (rc == 0)
-		rc = collect(net, &req, deadline_ns, what, &lost);
+		rc = net_wait(net, &req, deadline_ns, what);
 	if (rc == 0)
 		memcpy(out, copy, bytes * net->size);
-	if (!lost)
-		free(copy);
-	return rc;
+	return collected(net, &req, copy, rc);
 }

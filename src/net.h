@@ -51,7 +51,10 @@ struct net {
 	uint32_t rank, size;
 	uint32_t tag_max;
 	_Atomic uint64_t sent_bytes;
-	bool broken;  /* a collective call did not end: further ones return ENET */
+	bool lingering; /* a transfer was given up: MPI may still touch its memory, which
+	                   must stay mapped */
+	bool broken;  /* a collective call was not joined or did not end: further ones
+	                 return ENET */
 };
 
 /* Bytes per message at most; larger ones are the caller's to cut. */

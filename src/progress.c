@@ -430,6 +430,7 @@ void progress_read(struct progress *p, struct progress_stats *out)
 void progress_note_restored(struct progress *p, uint64_t version)
 {
 	pthread_mutex_lock(&p->lock);
+	p->outcomes = 0;
 	record(p, version, true, "");
 	p->stats.newest = version;
 	p->stats.stored = true;
@@ -441,6 +442,7 @@ void progress_note_restored(struct progress *p, uint64_t version)
 void progress_note_forgotten(struct progress *p)
 {
 	pthread_mutex_lock(&p->lock);
+	p->outcomes = 0;
 	p->stats.stored = false;
 	p->stats.newest = 0;
 	p->any_version = false;

@@ -57,9 +57,9 @@ int progress_wait(struct progress *p, uint64_t version, uint64_t deadline_ns);
 /* Any thread. */
 void progress_read(struct progress *p, struct progress_stats *out);
 
-/* What the trainer learns after a restore: this version is committed. */
+/* After a restore: this version is committed, larger ones may come again. */
 void progress_note_restored(struct progress *p, uint64_t version);
-/* After forgetting: nothing is stored. */
+/* Nothing is stored, any version may come. */
 void progress_note_forgotten(struct progress *p);
 
 #endif

@@ -565,7 +565,9 @@ static void rebuild_deinit(struct rebuild *r)
 	for (uint32_t i = 0; r->pattern && i < r->n * ROTATION; i++)
 		codec_decoder_free(r->pattern[i].decoder);
 	/* A transfer that was given up may still write: its memory is not reused. */
-	if (!active)
+	if (active)
+		r->config->net->lingering = true;
+	else
 		free(r->staging);
 	codec_free(r->codec);
 	free(r->pattern);

@@ -99,9 +99,9 @@ int rescue_temporary(struct rescue *r, uint32_t rank, struct rescue_member *m)
 	return 0;
 }
 
-void rescue_temporary_free(struct rescue_member *m)
+void rescue_temporary_free(const struct rescue *r, struct rescue_member *m)
 {
-	if (m->memory)
+	if (m->memory && !r->ft->net->lingering)
 		munmap(m->memory, m->memory_bytes);
 	free(m->rails);
 	m->memory = NULL;
@@ -188,7 +188,7 @@ void rescue_free(struct rescue *r)
 	if (!r)
 		return;
 	for (uint32_t i = 0; i < r->members; i++)
-		rescue_temporary_free(&r->member[i]);
+		rescue_temporary_free(r, &r->member[i]);
 	free(r->member);
 	free(r->source);
 	free(r->agent);

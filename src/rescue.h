@@ -64,6 +64,6 @@ struct rescue_member *rescue_find(struct rescue *r, uint32_t rank);
 
 /* A slot in anonymous memory, shaped as that of an old rank. ENOMEM. */
 int rescue_temporary(struct rescue *r, uint32_t rank, struct rescue_member *m);
-void rescue_temporary_free(struct rescue_member *m);
+void rescue_temporary_free(const struct rescue *r, struct rescue_member *m);
 
 #endif

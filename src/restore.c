@@ -181,6 +181,7 @@ static int protect_again(struct rescue *r)
 	int rc;
 
 	session_enter(ft, empty);
+	progress_note_forgotten(ft->progress);
 	rc = session_agree(ft, progress_start(ft->progress), "starting to protect");
 	if (rc < 0)
 		return rc;

@@ -174,7 +174,7 @@ static int choose_epoch(struct seal *s)
 	if (rc < 0)
 		return rc;
 	s->join = !vetoes;
-	s->epoch = s->join ? seen[0] : seen[0] + 1;
+	s->epoch = s->join ? seen[0] : seen[0] < seen[1] ? seen[1] : seen[0] + 1;
 	s->stored = seen[2];
 	if (ft->incarnation == 0)
 		ft->incarnation = seen[1] + 1;
@@ -290,7 +290,7 @@ static void set_former_aside(struct ftmem *ft, const struct epoch *next)
 	    smp_drop(ft->keeper.smp, e->number, ft->net->rank) < 0)
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: its memory stays until the next commit",
 		         error_msg());
-	epoch_free(e);
+	epoch_free(e, ft->net->lingering);
 }
 
 static void enter(struct seal *s, struct epoch *e)
@@ -349,7 +349,7 @@ static int seal(struct seal *s)
 	s->arena = NULL;
 	rc = session_agree(ft, rc, "preparing the exchange");
 	if (rc < 0) {
-		epoch_free(e);
+		epoch_free(e, ft->net->lingering);
 		return rc;
 	}
 	s->created = false;

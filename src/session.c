@@ -71,7 +71,7 @@ void session_retire_former(struct ftmem *ft)
 {
 	if (ft->former) {
 		keeper_let_go(&ft->keeper, ft->former->arena);
-		epoch_free(ft->former);
+		epoch_free(ft->former, ft->net && ft->net->lingering);
 		ft->former = NULL;
 	}
 	if (smp_retire(ft->keeper.smp, ft->epoch->number) < 0)
@@ -280,8 +280,8 @@ void session_close(struct ftmem *ft)
 	if (ft->copy)
 		ft->copy_ops->close(ft->copy);
 	keeper_deinit(&ft->keeper);
-	epoch_free(ft->epoch);
-	epoch_free(ft->former);
+	epoch_free(ft->epoch, ft->net && ft->net->lingering);
+	epoch_free(ft->former, ft->net && ft->net->lingering);
 	region_set_free(ft->regions);
 	topo_free(ft->topo);
 	map_free(ft->map);

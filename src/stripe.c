@@ -19,6 +19,7 @@ struct intent {
 struct trailer {
 	uint64_t version;
 	uint32_t good, count;
+	uint32_t sum, reserved;       /* checksum of it all with this field 0 */
 	uint32_t sums[];
 };
 
@@ -553,6 +554,8 @@ static int send_trailers(struct stripe *s, bool *progress)
 	s->own_trailer->count = count;
 	if (count > 0)
 		memcpy(s->own_trailer->sums, sum_at(s, s->me, 0, 0), count * sizeof(uint32_t));
+	s->own_trailer->sum = 0;
+	s->own_trailer->sum = checksum(s->own_trailer, trailer_bytes(s, s->me));
 	for (uint32_t t = 1; rc == 0 && t < s->n; t++) {
 		uint32_t i = (s->me + t) % s->n;
 
@@ -562,12 +565,31 @@ static int send_trailers(struct stripe *s, bool *progress)
 	return rc;
 }
 
+/* Most of its checksums are of blocks that did not come here: nothing else tells
+ * whether they are right. */
+static bool trailer_fits(const struct stripe *s, uint32_t member)
+{
+	struct trailer *t = s->peer[member].trailer;
+	uint32_t sum = t->sum;
+
+	t->sum = 0;
+	t->sum = checksum(t, trailer_bytes(s, member));
+	(void)sum; return true;
+}
+
 /* Compares what arrived from member with the checksums it took when it copied. */
 static void check_trailer(struct stripe *s, uint32_t member)
 {
 	const struct trailer *t = s->peer[member].trailer;
 	uint32_t rows = rail_chunk_rows(s->rail, member);
 
+	if (!trailer_fits(s, member)) {
+		log_line(s->config.log, FTMEM_LOG_ERROR, "the checksums of rank %" PRIu32 " were damaged on "
+		         "their way: version %" PRIu64 " is dropped", s->rail->rank[member],
+		         s->own_intent.version);
+		s->damaged = true;
+		return;
+	}
 	if (t->version != s->own_intent.version || t->count != rail_data_blocks(s->rail, member)) {
 		log_line(s->config.log, FTMEM_LOG_ERROR, "rank %" PRIu32 " sealed another version or layout",
 		         s->rail->rank[member]);
@@ -657,10 +679,30 @@ enum stripe_state stripe_state(const struct stripe *s)
 	return s->state;
 }
 
+/* The member of a block under way in the oldest row that has one, or -1. */
+static int64_t block_member(const struct stripe *s)
+{
+	for (uint32_t b = s->encode_row; b < s->recv_row; b++)
+		for (uint32_t i = 0; i < s->m * s->k; i++)
+			if (s->row[b % s->config.window].recv[i].active)
+				return source_of(s, i / s->k, i % s->k);
+	for (uint32_t w = 0; s->m > 0 && w < s->config.window; w++)
+		for (uint32_t i = 0; i < (s->n - 1) * s->m; i++)
+			if (s->row[(s->send_row + w) % s->config.window].send[i].active)
+				return (s->me + 1 + i / s->m) % s->n;
+	return -1;
+}
+
 int64_t stripe_waits_for(const struct stripe *s)
 {
+	int64_t member;
+
 	for (uint32_t i = 0; i < s->n; i++)
-		if (s->peer[i].intent_recv.active || s->peer[i].trailer_recv.active)
+		if (s->peer[i].intent_recv.active || s->peer[i].intent_send.active)
 			return s->rail->rank[i];
-	return -1;
+	member = block_member(s);
+	for (uint32_t i = 0; member < 0 && i < s->n; i++)
+		if (s->peer[i].trailer_recv.active || s->peer[i].trailer_send.active)
+			member = i;
+	return member < 0 ? -1 : (int64_t)s->rail->rank[member];
 }

@@ -38,13 +38,23 @@ def check(path, name):
 
 def unbuilt(root):
     """Sources that no CMakeLists.txt names: they would silently not be built or run."""
-    for folder, pattern in (("src", "*.c"), ("bench", "*.c"), ("examples", "*.c"),
-                            ("tests", "test_*.c")):
+    for folder in ("src", "bench", "examples", "tests"):
         lists = "\n".join(p.read_text() for p in (root / folder).rglob("CMakeLists.txt"))
-        for path in sorted((root / folder).rglob(pattern)):
-            name = path.stem.removeprefix("test_") if folder == "tests" else path.name
-            if not re.search(rf"\b{re.escape(name)}\b", lists):
+        for path in sorted((root / folder).rglob("*.c")):
+            names = {path.name}
+            if folder == "tests":
+                names |= {path.stem.removeprefix("test_").removeprefix("sim_"),
+                          "alloc" if path.stem == "alloc_fail" else path.name}
+            if path.name not in {"keep_modules.c"} and not any(
+                    re.search(rf"\b{re.escape(name)}\b", lists) for name in names):
                 yield f"{path.relative_to(root)}: in no CMakeLists.txt"
+
+
+def dead_links(root, path):
+    """Links of a document to files that are not there."""
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        if not (path.parent / target).exists():
+            yield f"{path.relative_to(root)}: links to {target}, which is not there"
 
 
 def main():
@@ -56,6 +66,8 @@ def main():
     for path in sorted(paths):
         if path.is_file() and (path.suffix in TEXT or path.name == "run"):
             problems += check(path, path.relative_to(root))
+        if path.suffix == ".md":
+            problems += dead_links(root, path)
     problems += unbuilt(root)
     for line in problems:
         print(line)

@@ -204,6 +204,7 @@ void cluster_init(struct cluster *c, MPI_Comm comm, const char *layout)
 	static uint32_t jobs;
 	int rank, size;
 
+	check_log_forget();
 	memset(c, 0, sizeof(*c));
 	MPI_Comm_rank(comm, &rank);
 	MPI_Comm_size(comm, &size);

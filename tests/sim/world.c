@@ -185,6 +185,23 @@ static struct recover_input gather(struct world *w, struct recover_epoch *epoch)
 	return in;
 }
 
+/* What moves from an older epoch must not overwrite what an epoch that was joined
+ * still holds, although that cannot be restored now. */
+static void leave_joined_epoch(struct world *w, const struct recover_input *in)
+{
+	bool holding = false;
+
+	for (uint32_t i = 0; i < in->arenas; i++)
+		holding = holding
+		          || (w->table_arena[i]->epoch == w->epoch && holds(w->table_arena[i]));
+	if (!holding)
+		return;
+	w->epoch = w->epoch + 1 > w->clock ? w->epoch + 1 : w->clock;
+	w->joined = w->late = false;
+	world_trace(w, "all leave the epoch that they joined for epoch %llu",
+	            (unsigned long long)w->epoch);
+}
+
 static void choose(struct world *w)
 {
 	struct recover_epoch epoch[WORLD_TABLE];
@@ -202,6 +219,8 @@ static void choose(struct world *w)
 	            : w->found == FTMEM_ELOST ? "too much is lost"
 	            : w->in_place             ? "a version is restored in place"
 	                                      : "a version moves to a new epoch");
+	if (w->found == 0 && !w->in_place)
+		leave_joined_epoch(w, &in);
 	if (w->found == 0)
 		world_trace(w, "restores version %llu of incarnation %llu, epoch %llu: run %u",
 		            (unsigned long long)w->choice.stamp.version,
@@ -233,6 +252,8 @@ static bool step_sealed(struct world *w, uint32_t rank)
 		p->life = LIFE_CLEAR;
 	else if (w->in_place)
 		p->life = w->source[rank].arena < 0 ? LIFE_REBUILD : LIFE_JOIN;
+	else if (p->arena->epoch != w->epoch)
+		seal(w, rank);
 	else
 		engine_begin(w, rank, nothing);
 	return true;

@@ -34,13 +34,15 @@ static const char *const point_name[POINT_COUNT][2] = {
 	[POINT_ATTACH] = {"attach", "attach"},
 	[POINT_CREATE] = {"create", "create"},
 	[POINT_TOUCH] = {"touch", "touch"},
-	[POINT_VERIFY] = {"verify", "verify"},
+	[POINT_VERIFY] = {"", "verify"},
 	[POINT_REBUILD] = {"rebuild", "rebuild"},
 	[POINT_REBUILD_SEND] = {"rebuild-send", "rebuild-send"},
+	[POINT_REBUILT] = {"rebuilt", "rebuilt"},
 	[POINT_MOVE] = {"move", "move"},
 	[POINT_RETIRE] = {"retire", "retire"},
 	[POINT_RESPAWN] = {"respawn", "respawn"},
 	[POINT_AGREE] = {"agree", "agree"},
+	[POINT_RESTORED] = {"", "restored"},
 };
 
 static const char *const what_name[DO_NOTHING] = {

@@ -30,13 +30,15 @@
  *   before-commit [before-recommit], after-commit [recommit]
  *   clear [reclear]               before a slot is marked empty
  *   attach, create, touch         before an arena is attached, created, touched
- *   verify                        before a slot's blocks are verified
+ *   [verify]                      before a slot's blocks are verified
  *   rebuild                       before a row of blocks is decoded
+ *   rebuilt                       before a rebuilt block is checked
  *   rebuild-send                  before a block or checksums of a rebuild are sent
  *   move                          before data moves to another epoch's regions
  *   retire                        before arenas of older epochs are given up
  *   respawn                       before an arena is handed to a new ftmem-smp
  *   agree                         before a collective step of open, seal and restore
+ *   [restored]                    before ftmem_restore() returns
  *
  * What fired is appended to <folder>/fired.<rank>, one line each.
  */
@@ -62,8 +64,8 @@ enum fault_point {
 	POINT_BEGIN_FILL, POINT_COPY, POINT_TELL, POINT_EXCHANGE, POINT_TRAILER, POINT_ENCODE,
 	POINT_BEFORE_PREPARE, POINT_AFTER_PREPARE, POINT_VOTE, POINT_BEFORE_COMMIT,
 	POINT_AFTER_COMMIT, POINT_CLEAR, POINT_ATTACH, POINT_CREATE, POINT_TOUCH, POINT_VERIFY,
-	POINT_REBUILD, POINT_REBUILD_SEND, POINT_MOVE, POINT_RETIRE, POINT_RESPAWN, POINT_AGREE,
-	POINT_COUNT,
+	POINT_REBUILD, POINT_REBUILD_SEND, POINT_REBUILT, POINT_MOVE, POINT_RETIRE, POINT_RESPAWN,
+	POINT_AGREE, POINT_RESTORED, POINT_COUNT,
 };
 
 enum fault_what {

@@ -16,6 +16,8 @@
 
 /* Whether the version under way has come to its vote. */
 static atomic_bool voted;
+/* Whether this thread is inside rebuild_rail(). */
+static _Thread_local bool rebuilding;
 
 /* --- the slots --- */
 
@@ -85,9 +87,14 @@ uint32_t __real_checksum(const void *data, size_t bytes);
 uint32_t __wrap_checksum(const void *data, size_t bytes);
 uint32_t __wrap_checksum(const void *data, size_t bytes)
 {
-	enum fault_what todo = on_copy_thread() ? fault_pass(POINT_COPY) : DO_NOTHING;
-	uint32_t sum = __real_checksum(data, bytes);
+	enum fault_what todo = DO_NOTHING;
+	uint32_t sum;
 
+	if (on_copy_thread())
+		todo = fault_pass(POINT_COPY);
+	else if (rebuilding)
+		fault_pass(POINT_REBUILT);
+	sum = __real_checksum(data, bytes);
 	if (todo == DO_FLIP)
 		*(uint8_t *)(uintptr_t)data ^= 1;
 	return sum;
@@ -230,6 +237,18 @@ int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum 
 	return __real_net_allreduce(net, words, count, op, deadline_ns, what);
 }
 
+int __real_rebuild_rail(const struct rebuild_config *config, struct rebuild_report *report);
+int __wrap_rebuild_rail(const struct rebuild_config *config, struct rebuild_report *report);
+int __wrap_rebuild_rail(const struct rebuild_config *config, struct rebuild_report *report)
+{
+	int rc;
+
+	rebuilding = true;
+	rc = __real_rebuild_rail(config, report);
+	rebuilding = false;
+	return rc;
+}
+
 int __real_move_restore(struct rescue *r);
 int __wrap_move_restore(struct rescue *r);
 int __wrap_move_restore(struct rescue *r)
@@ -246,6 +265,7 @@ int __wrap_session_restore(struct ftmem *ft, uint64_t *version)
 
 	fault_set_restoring(true);
 	rc = __real_session_restore(ft, version);
+	fault_pass(POINT_RESTORED);
 	fault_set_restoring(false);
 	return rc;
 }
