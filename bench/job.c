@@ -32,7 +32,7 @@ static int add_regions(struct job *j)
 	return result;
 }
 
-bool job_start(struct job *j, struct job_start_times *out)
+bool job_open(struct job *j, double *open_s)
 {
 	uint64_t start;
 	int result;
@@ -40,19 +40,27 @@ bool job_start(struct job *j, struct job_start_times *out)
 	world_barrier();
 	start = clock_ns();
 	result = ftmem_open(j->opts, &j->ft);
-	out->open = seconds_since(start);
+	*open_s = seconds_since(start);
 	if (!world_check(j->world, result, "ftmem_open"))
 		return false;
+	*open_s = world_max(*open_s);
+	return true;
+}
+
+bool job_seal(struct job *j, double *seal_s)
+{
+	uint64_t start;
+	int result;
+
 	if (!world_check(j->world, add_regions(j), "ftmem_region_add"))
 		return false;
 	world_barrier();
 	start = clock_ns();
 	result = ftmem_seal(j->ft);
-	out->seal = seconds_since(start);
+	*seal_s = seconds_since(start);
 	if (!world_check(j->world, result, "ftmem_seal"))
 		return false;
-	out->open = world_max(out->open);
-	out->seal = world_max(out->seal);
+	*seal_s = world_max(*seal_s);
 	return true;
 }
 

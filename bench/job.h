@@ -22,12 +22,10 @@ struct job {
 	uint64_t wrong;    /* bytes that a restore got wrong, of this rank */
 };
 
-struct job_start_times {
-	double open, seal;
-};
-/* Opens, registers the state, seals. */
-bool job_start(struct job *j, struct job_start_times *out);
-/* Accepts one that is not started. */
+bool job_open(struct job *j, double *open_s);
+/* Registers the state and seals. */
+bool job_seal(struct job *j, double *seal_s);
+/* Accepts one that is not open. */
 void job_stop(struct job *j);
 
 struct job_protect_times {

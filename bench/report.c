@@ -8,6 +8,7 @@ static const char *const start_text[START_KINDS] = {"first", "restart", "nodes r
 static const char *const start_key[START_KINDS] = {"first", "restart", "replace"};
 
 #define MIB 1048576.0
+#define LOAD_NOTED 0.5 /* runnable processes before the run began */
 
 static void row(FILE *f, const char *name, const char *unit, const struct series *s)
 {
@@ -68,6 +69,9 @@ void report_table(FILE *f, const struct args *a, const struct world *w, const st
 	        w->size, w->nodes, (double)a->bytes / MIB, a->regions, r->stats.group_nodes,
 	        r->stats.parity, r->stats.block_bytes / 1024, r->stats.window,
 	        r->stats.copy_threads, w->cpus, w->host_ranks, a->repeat);
+	if (r->load_before > LOAD_NOTED)
+		fprintf(f, "note: the machine was busy before (load %.1f): times mean little\n\n",
+		        r->load_before);
 	print_times(f, r);
 	print_limits(f, r);
 	fprintf(f, "\n  memory held: %.3f times the state, budget %.3f\n"
@@ -191,6 +195,8 @@ static void json_settings(FILE *f, const struct args *a, const struct world *w,
 	json_setting(f, "cpus_on_host", w->cpus);
 	json_setting(f, "bytes", a->bytes);
 	json_setting(f, "regions", a->regions);
+	fputs("  ", f);
+	json_double(f, "load_before", r->load_before, ",\n");
 	json_setting(f, "repeat", a->repeat);
 	json_setting(f, "groups", r->stats.groups);
 	json_setting(f, "group_nodes", r->stats.group_nodes);

@@ -27,6 +27,7 @@ struct results {
 	struct limits limits;
 	struct floor_time floor;
 	double of_floor;
+	double load_before;        /* of rank 0's machine: average of a minute, NAN unknown */
 	bool verified;             /* every byte of every restore */
 };
 

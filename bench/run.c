@@ -2,6 +2,7 @@
 #include "run.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <mpi.h>
 #include <stdlib.h>
 
@@ -21,15 +22,15 @@ struct run {
 
 static bool start(struct run *r, enum start_kind kind, bool timed)
 {
-	struct job_start_times t;
+	double open_s, seal_s;
 
-	if (!job_start(&r->job, &t))
-		return false;
-	if (!world_check(r->world, node_watch(&r->node), "look at ftmem-smp"))
+	if (!job_open(&r->job, &open_s)
+	    || !world_check(r->world, node_watch(&r->node), "look at ftmem-smp")
+	    || !job_seal(&r->job, &seal_s))
 		return false;
 	if (timed) {
-		series_add(&r->results->open_s[kind], t.open);
-		series_add(&r->results->seal_s[kind], t.seal);
+		series_add(&r->results->open_s[kind], open_s);
+		series_add(&r->results->seal_s[kind], seal_s);
 	}
 	return true;
 }
@@ -213,6 +214,8 @@ bool run_all(const struct world *w, const struct args *a, const struct ftmem_opt
 
 	r.job = (struct job){.world = w, .opts = opts, .state = &r.state, .regions = a->regions};
 	node_init(&r.node, resolved, w->leader);
+	if (getloadavg(&out->load_before, 1) != 1)
+		out->load_before = NAN;
 	done = prepare(&r) && measure_job(&r);
 	usage_watch_end(&r.usage);
 	job_stop(&r.job);

@@ -142,11 +142,11 @@ static void fill_stats(struct ftmem *ft, struct ftmem_stats *s)
 		s->group_nodes += ft->map->node[i].group == node->group;
 	s->parity = ft->map->parity;
 	s->block_bytes = ft->opts.block_bytes;
-	s->window = ft->opts.window;
 	s->copy_threads = ft->opts.copy_threads;
 	pthread_mutex_lock(&ft->lock);
 	figures = ft->figures;
 	pthread_mutex_unlock(&ft->lock);
+	s->window = figures.window ? figures.window : ft->opts.window;
 	s->data_bytes = figures.data_bytes;
 	s->held_bytes = figures.held_bytes;
 	s->staging_bytes = figures.staging_bytes;

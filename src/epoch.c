@@ -21,11 +21,37 @@ uint32_t *epoch_own_sums(const struct epoch *e, const struct slot *slot)
 	return slot->sums + slot_data_sum_index(&e->arena->shape, 0, epoch_member(e), 0, 0);
 }
 
+/* Fewer rows in flight than wished for where they would take more than is promised. */
+static int fit_window(struct epoch *e, uint32_t wanted)
+{
+	const struct slot_shape *shape = &e->arena->shape;
+	uint64_t fixed = 0, row = 0, room;
+
+	for (uint32_t i = 0; i < shape->rails; i++) {
+		const struct rail *r = &shape->rail[i];
+
+		fixed += r->block_bytes;
+		for (uint32_t j = 0; j < r->n; j++)
+			fixed += 64 + sizeof(uint32_t) * rail_data_blocks(r, j);
+		row += (uint64_t)r->m * rail_k(r) * r->block_bytes;
+	}
+	room = fixed < EPOCH_STAGING_MAX / 2 ? EPOCH_STAGING_MAX - fixed : EPOCH_STAGING_MAX / 2;
+	e->window = row * wanted > room ? (uint32_t)(room / row) : wanted;
+	if (e->window > 0)
+		return 0;
+	return error_set(FTMEM_EINVAL, "blocks of %u bytes take %llu MiB of exchange buffers in this "
+	                 "group, more than the %llu MiB that are left for them: set FTMEM_BLOCK_BYTES or "
+	                 "FTMEM_GROUP_NODES lower", shape->rail[0].block_bytes,
+	                 (unsigned long long)(row >> 20), (unsigned long long)(room >> 20));
+}
+
 static int new_stripes(struct epoch *e, const struct epoch_config *config)
 {
 	uint32_t rails = e->arena->shape.rails;
-	int rc = 0;
+	int rc = fit_window(e, config->window);
 
+	if (rc < 0)
+		return rc;
 	e->stripe = calloc(rails, sizeof(struct stripe *));
 	if (!e->stripe)
 		return error_set(FTMEM_ENOMEM, "no memory for %u rails", rails);
@@ -34,7 +60,7 @@ static int new_stripes(struct epoch *e, const struct epoch_config *config)
 			.net = config->net,
 			.shape = &e->arena->shape,
 			.rail = i,
-			.window = config->window,
+			.window = e->window,
 			.limiter = &e->limiter,
 			.log = config->log,
 		};

@@ -12,8 +12,12 @@
 #include "slot.h"
 #include "stripe.h"
 
+/* Buffers for the exchange at most: bounds the window, see struct ftmem_stats. */
+#define EPOCH_STAGING_MAX (UINT64_C(64) << 20)
+
 struct epoch {
 	uint64_t number, geometry;
+	uint32_t window;               /* block rows in flight */
 	struct layout *layout;
 	struct arena *arena;
 	struct copy_plan *plan;
@@ -29,7 +33,7 @@ struct epoch_config {
 	const struct log *log;
 };
 
-/* Takes layout and arena, also on error. ENOMEM, ENET. */
+/* Takes layout and arena, also on error. ENOMEM, ENET; EINVAL: blocks too large. */
 int epoch_new(const struct epoch_config *config, struct layout *layout, struct arena *arena,
               struct epoch **out);
 /* Accepts NULL. If a transfer is still under way, or linger is set, the arena stays

@@ -48,6 +48,7 @@ static int attach(struct gather *g, const struct smp_entry *entry)
 	rc = arena_attach(fd, true, &at->arena);
 	if (rc == FTMEM_ECORRUPT) {
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: counted as lost", error_msg());
+		g->damaged++;
 		return smp_release(ft->keeper.smp, entry->epoch, entry->rank);
 	}
 	if (rc == 0)
@@ -75,7 +76,7 @@ static int attach_all(struct gather *g)
 
 /* --- the table --- */
 
-static void describe(const struct arena *a, struct record *r)
+static void describe(struct gather *g, const struct arena *a, struct record *r)
 {
 	*r = (struct record){
 		.epoch = a->header->epoch,
@@ -92,6 +93,7 @@ static void describe(const struct arena *a, struct record *r)
 		r->incarnation[i] = stamp.incarnation;
 		r->version[i] = stamp.version;
 		r->unsure = r->unsure || damaged;
+		g->damaged += damaged;
 	}
 }
 
@@ -230,8 +232,11 @@ static int gather(struct gather *g)
 	if (!mine || !all)
 		rc = error_set(FTMEM_ENOMEM, "no memory for the table of arenas");
 	for (uint32_t i = 0; rc == 0 && i < g->here_count; i++)
-		describe(g->here[i].arena, &mine[i]);
+		describe(g, g->here[i].arena, &mine[i]);
 	rc = session_agree(ft, rc, "gathering what is stored");
+	if (rc == 0)
+		rc = net_allreduce(ft->net, &g->damaged, 1, NET_SUM, session_deadline(ft),
+		                   "gathering what is stored");
 	if (rc == 0 && per_rank > 0)
 		rc = net_allgather(ft->net, mine, per_rank * sizeof(*mine), all, session_deadline(ft),
 		                   "gathering what is stored");

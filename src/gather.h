@@ -25,6 +25,7 @@ struct gather {
 	uint32_t arenas;
 	struct recover_epoch *epoch;   /* with their maps, owned */
 	uint32_t epochs;
+	uint64_t damaged;              /* arenas and slots that cannot be read, of all ranks */
 };
 
 /* ft->epoch is sealed. EATTACHED, ENOMEM, ENET, ESMP, ETIMEOUT: on all ranks. */

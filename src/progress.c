@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -242,6 +243,24 @@ static int broken(const struct progress *p)
 	return error_set(FTMEM_ENET, "snapshots stopped: %s; start the job again", p->broken_text);
 }
 
+/* The trainer's signals are for the trainer's threads. */
+static int create_thread(struct progress *p)
+{
+	sigset_t all, before;
+	int rc;
+
+	sigfillset(&all);
+	rc = pthread_sigmask(SIG_SETMASK, &all, &before);
+	if (rc != 0)
+		return rc;
+	rc = pthread_create(&p->thread, NULL, thread_main, p);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	/* A name is for debuggers; to have none is no failure. */
+	if (rc == 0)
+		(void)pthread_setname_np(p->thread, "ftmem-progress");
+	return rc;
+}
+
 int progress_start(struct progress *p)
 {
 	int rc;
@@ -249,7 +268,12 @@ int progress_start(struct progress *p)
 	if (p->running)
 		return 0;
 	p->stop = false;
-	rc = pthread_create(&p->thread, NULL, thread_main, p);
+	/* A vote would meet the collective steps of other ranks. */
+	if (p->config.net->broken && !p->broken) {
+		p->broken = true;
+		snprintf(p->broken_text, sizeof(p->broken_text), "a collective step did not end");
+	}
+	rc = create_thread(p);
 	if (rc != 0)
 		return error_sys(FTMEM_ESYS, rc, "starting the progress thread");
 	p->running = true;
@@ -270,6 +294,9 @@ int progress_stop(struct progress *p, uint64_t deadline_ns)
 			break;
 	idle = p->count == 0 || p->broken;
 	p->stop = idle;
+	/* The version under way may never end. */
+	if (p->broken)
+		atomic_store(&p->abandon, true);
 	memcpy(waits_for, p->waits_for, sizeof(waits_for));
 	pthread_cond_broadcast(&p->wake);
 	pthread_mutex_unlock(&p->lock);
@@ -291,6 +318,23 @@ int progress_check(struct progress *p)
 	return rc;
 }
 
+/* Whether the copy has let go of its job, which lies in the engine. */
+static bool copy_rests(struct progress *p)
+{
+	uint64_t deadline = clock_deadline(p->config.timeout_ms);
+	struct net_backoff backoff = {0};
+
+	if (p->config.copy_ops->done(p->config.copy))
+		return true;
+	p->config.copy_ops->cancel(p->config.copy);
+	while (!p->config.copy_ops->done(p->config.copy)) {
+		if (clock_ns() > deadline)
+			return false;
+		net_backoff(&backoff);
+	}
+	return true;
+}
+
 void progress_free(struct progress *p)
 {
 	if (!p)
@@ -304,7 +348,7 @@ void progress_free(struct progress *p)
 		pthread_join(p->thread, NULL);
 	}
 	/* A vote that did not end writes into the engine some day. */
-	if (p->engine.vote.active)
+	if (!copy_rests(p) || p->engine.vote.active)
 		return;
 	pthread_cond_destroy(&p->wake);
 	pthread_cond_destroy(&p->resolved);
@@ -340,8 +384,8 @@ static int enqueue(struct progress *p, uint64_t version, void *stream, uint64_t 
 	*call = (struct call){version, now, false};
 	if (free_slot)
 		call->go = snapshot_call(&p->engine, version, stream);
-	else
-		p->stats.skipped++;
+	p->stats.skipped += !free_slot;
+	p->stats.dropped += free_slot && !call->go;
 	p->count++;
 	pthread_cond_signal(&p->wake);
 	if (!free_slot)

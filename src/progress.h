@@ -42,9 +42,12 @@ void progress_free(struct progress *p);
 void progress_set_epoch(struct progress *p, struct epoch *e, const struct commit_slot slots[2],
                         uint64_t incarnation);
 
-int progress_start(struct progress *p); /* ESYS; nothing to do if running */
-/* Waits until every version asked for is resolved, then ends the thread. ETIMEOUT:
- * it runs on; the message says for whom it waits. Nothing to do if stopped. */
+/* ESYS; nothing to do if running. On a broken network (net.h) it only looks after the
+ * SMP: snapshots get ENET. */
+int progress_start(struct progress *p);
+/* Waits until every version asked for is resolved or the network has failed, then ends
+ * the thread. ETIMEOUT: it runs on; the message says for whom it waits. Nothing to do
+ * if stopped. */
 int progress_stop(struct progress *p, uint64_t deadline_ns);
 
 /* ENET if the network failed: nothing can be done with it any more. */

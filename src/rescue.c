@@ -390,7 +390,7 @@ int rescue_rebuild(struct rescue *r, struct rebuild_report *report)
 			.rail = &job.rail,
 			.member = job.member,
 			.parity = r->in_place,
-			.window = ft->opts.window + 2,
+			.window = ft->epoch->window + 2,
 			.timeout_ms = ft->opts.timeout_ms,
 		};
 

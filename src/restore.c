@@ -32,6 +32,24 @@ static void list_ranks(const struct rescue *r, bool lost, char *text, size_t byt
 	}
 }
 
+/* A newer version was committed, but too much of it is missing. */
+static void warn_newer(const struct rescue *r)
+{
+	struct stamp newest = r->choice.stamp;
+
+	for (uint32_t i = 0; i < r->gather->arenas; i++)
+		for (int j = 0; j < 2; j++) {
+			const struct commit_slot *s = &r->gather->arena[i].slot[j];
+
+			if (s->state == SLOT_COMMITTED && stamp_cmp(s->stamp, newest) > 0)
+				newest = s->stamp;
+		}
+	if (stamp_cmp(newest, r->choice.stamp) > 0)
+		log_line(&r->ft->opts.log, FTMEM_LOG_WARN, "version %" PRIu64 " was committed, but too much "
+		         "of it is missing or damaged: going back to version %" PRIu64, newest.version,
+		         r->choice.stamp.version);
+}
+
 static void report_found(const struct rescue *r)
 {
 	char lost[512];
@@ -42,6 +60,7 @@ static void report_found(const struct rescue *r)
 	if (r->ft->net->rank != 0)
 		return;
 	list_ranks(r, true, lost, sizeof(lost));
+	warn_newer(r);
 	log_line(&r->ft->opts.log, FTMEM_LOG_INFO, "version %" PRIu64 " found, held by %" PRIu32 " of %"
 	         PRIu32 " ranks%s%s", r->choice.stamp.version, r->ranks - count, r->ranks,
 	         count ? "; lost: rank " : "", lost);
@@ -104,7 +123,11 @@ static int choose(struct ftmem *ft, const struct gather *g, struct rescue **out)
 			rc = report_lost(g, index, &choice, source);
 		if (rc == FTMEM_FRESH && below)
 			rc = error_set(FTMEM_ECORRUPT, "version %" PRIu64 " is damaged beyond what parity "
-			               "covers, and there is no older one", choice.stamp.version);
+			               "covers, and there is no older one: ftmem_forget() begins anew",
+			               choice.stamp.version);
+		else if (rc == FTMEM_FRESH && g->damaged > 0)
+			rc = error_set(FTMEM_ECORRUPT, "%" PRIu64 " arenas or slots of the job are damaged, and "
+			               "no version is left: ftmem_forget() begins anew", g->damaged);
 		if (rc != 0) {
 			free(source);
 			return rc;
@@ -158,7 +181,7 @@ static void commit_again(struct rescue *r)
 	slot_set_committed(slot);
 	slot_set_empty(&a->slot[1 - at]);
 	slots[at] = (struct commit_slot){SLOT_COMMITTED, r->choice.stamp};
-	session_enter(ft, slots);
+	session_enter(ft, slots, ft->incarnation);
 	session_retire_former(ft);
 }
 
@@ -173,14 +196,19 @@ static int finish_in_place(struct rescue *r)
 
 /* --- from a former epoch --- */
 
+/*
+ * The version keeps its stamp: until it is committed in the new epoch it must not
+ * outrank what is out of reach now.
+ */
 static int protect_again(struct rescue *r)
 {
 	struct ftmem *ft = r->ft;
-	const struct commit_slot empty[2] = {0};
+	struct commit_slot slots[2] = {0};
 	uint64_t version = r->choice.stamp.version, deadline;
+	bool damaged;
 	int rc;
 
-	session_enter(ft, empty);
+	session_enter(ft, slots, r->choice.stamp.incarnation);
 	progress_note_forgotten(ft->progress);
 	rc = session_agree(ft, progress_start(ft->progress), "starting to protect");
 	if (rc < 0)
@@ -195,20 +223,24 @@ static int protect_again(struct rescue *r)
 		               "again: call ftmem_restore() once more", version);
 	if (progress_stop(ft->progress, deadline) < 0 && rc == 0)
 		rc = FTMEM_ETIMEOUT;
-	return session_agree(ft, rc, "protecting the version again");
+	rc = session_agree(ft, rc, "protecting the version again");
+	/* Snapshots with the old stamps must not follow. */
+	ft->must_restore = rc < 0;
+	for (int i = 0; rc == 0 && i < 2; i++)
+		slots[i].state = slot_read(&ft->epoch->arena->slot[i], &slots[i].stamp, &damaged);
+	if (rc == 0)
+		session_enter(ft, slots, ft->incarnation);
+	return rc;
 }
 
 /* --- the whole --- */
 
-static int restore(struct ftmem *ft, struct gather *g, uint64_t *version)
+static int restore(struct ftmem *ft, struct rescue *r, uint64_t *version)
 {
 	struct rebuild_report report = {0};
-	struct rescue *r = NULL;
 	uint64_t begin;
-	int rc = choose(ft, g, &r);
+	int rc = 0;
 
-	if (rc != 0)
-		return rc;
 	report_found(r);
 	begin = clock_ns();
 	if (!r->in_place)
@@ -236,8 +268,21 @@ static int restore(struct ftmem *ft, struct gather *g, uint64_t *version)
 		ft->figures.lost_members = lost;
 		pthread_mutex_unlock(&ft->lock);
 	}
-	rescue_free(r);
 	return rc;
+}
+
+/* Whether the sealed epoch holds what an older one would be restored over: a version
+ * that cannot be rebuilt now, but perhaps when missing nodes are back. */
+static bool would_overwrite(const struct rescue *r)
+{
+	const struct gather *g = r->gather;
+	bool holds = false;
+
+	for (uint32_t i = 0; !r->in_place && i < g->arenas; i++)
+		for (int j = 0; g->arena[i].epoch == r->ft->epoch->number && j < 2; j++)
+			holds = holds || g->arena[i].slot[j].state == SLOT_PREPARED ||
+			        g->arena[i].slot[j].state == SLOT_COMMITTED;
+	return holds;
 }
 
 /* A new run begins: versions may come again, with other content. */
@@ -255,22 +300,43 @@ static int new_incarnation(struct ftmem *ft, const struct gather *g)
 	return rc;
 }
 
+/* Gathers and chooses; *g and *r are the caller's to free, also on error. */
+static int find(struct ftmem *ft, struct gather **g, struct rescue **r)
+{
+	int rc = gather_new(ft, g);
+
+	if (rc == 0)
+		rc = new_incarnation(ft, *g);
+	if (rc == 0)
+		rc = choose(ft, *g, r);
+	if (rc != 0 || !would_overwrite(*r))
+		return rc;
+	rescue_free(*r);
+	gather_free(*g);
+	*r = NULL;
+	*g = NULL;
+	rc = session_seal_anew(ft);
+	if (rc == 0)
+		rc = gather_new(ft, g);
+	return rc < 0 ? rc : choose(ft, *g, r);
+}
+
 int session_restore(struct ftmem *ft, uint64_t *version)
 {
 	const struct commit_slot empty[2] = {0};
 	uint64_t begin = clock_ns();
 	struct gather *g = NULL;
+	struct rescue *r = NULL;
 	int rc = session_pause(ft);
 
 	if (rc < 0)
 		return rc;
 	rc = session_agree(ft, keeper_ensure(&ft->keeper), "reaching the SMP");
 	if (rc == 0)
-		rc = gather_new(ft, &g);
+		rc = find(ft, &g, &r);
 	if (rc == 0)
-		rc = new_incarnation(ft, g);
-	if (rc == 0)
-		rc = restore(ft, g, version);
+		rc = restore(ft, r, version);
+	rescue_free(r);
 	gather_free(g);
 	if (rc == 0) {
 		double seconds = (double)(clock_ns() - begin) * 1e-9;
@@ -287,7 +353,7 @@ int session_restore(struct ftmem *ft, uint64_t *version)
 		/* Remains of a first snapshot that never was committed. */
 		slot_set_empty(&ft->epoch->arena->slot[0]);
 		slot_set_empty(&ft->epoch->arena->slot[1]);
-		session_enter(ft, empty);
+		session_enter(ft, empty, ft->incarnation);
 	}
 	if (rc >= 0)
 		ft->must_restore = false;

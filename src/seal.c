@@ -25,7 +25,7 @@ struct seal {
 	uint32_t rails_count;
 	uint64_t geometry;
 	uint64_t epoch;
-	bool join, created, stored;
+	bool anew, join, created, stored;
 	struct arena *arena;
 };
 
@@ -142,49 +142,98 @@ static int examine(struct seal *s, const struct smp_entry *entry, uint32_t count
 	return own ? try_own(s, newest, veto) : 0;
 }
 
+static bool entry_holds(const struct smp_entry *e)
+{
+	return holds(e->slot[0].state) || holds(e->slot[1].state);
+}
+
+/* What this rank's SMP knows: the newest epoch, the largest incarnation, whether any
+ * version is stored. */
+static void summarize(const struct smp_entry *entry, uint32_t count, uint64_t seen[3])
+{
+	for (uint32_t i = 0; i < count; i++) {
+		if (entry[i].epoch > seen[0])
+			seen[0] = entry[i].epoch;
+		for (int j = 0; j < 2; j++)
+			if (entry[i].slot[j].stamp.incarnation > seen[1])
+				seen[1] = entry[i].slot[j].stamp.incarnation;
+		seen[2] = seen[2] || entry_holds(&entry[i]);
+	}
+}
+
+/* Frees an arena of this node if nothing is in it; a damaged one may have held something. */
+static int drop_if_empty(struct ftmem *ft, const struct smp_entry *entry)
+{
+	struct arena *a = NULL;
+	bool damaged = false, empty = true;
+	int fd = -1, rc = smp_attach(ft->keeper.smp, entry->epoch, entry->rank, false, &fd);
+
+	if (rc == 0)
+		rc = arena_attach(fd, false, &a);
+	if (rc < 0)
+		return rc == FTMEM_ECORRUPT ? 0 : rc;
+	for (int i = 0; i < 2; i++) {
+		struct stamp stamp;
+
+		empty = empty && !holds(slot_read(&a->slot[i], &stamp, &damaged)) && !damaged;
+	}
+	arena_free(a);
+	return empty ? smp_drop(ft->keeper.smp, entry->epoch, entry->rank) : 0;
+}
+
+/* Gives back the own arena of an epoch that is not joined. If no arena of it holds
+ * anything, they go altogether: starts that come to nothing must not pile up memory. */
+static int leave(struct seal *s, const struct smp_entry *entry, uint32_t count, uint64_t newest,
+                 bool empty)
+{
+	struct ftmem *ft = s->ft;
+	bool current = ft->epoch && ft->epoch->number == newest;
+	int rc = 0;
+
+	if (s->arena && !current)
+		rc = smp_release(ft->keeper.smp, newest, ft->net->rank);
+	arena_free(s->arena);
+	s->arena = NULL;
+	rc = session_agree(ft, rc, "leaving the former arena");
+	for (uint32_t i = 0; rc == 0 && empty && !current && i < count; i++)
+		if (entry[i].epoch == newest && ft->map->local_index[ft->net->rank] == 0)
+			rc = drop_if_empty(ft, &entry[i]);
+	return session_agree(ft, rc, "leaving the former arena");
+}
+
 static int choose_epoch(struct seal *s)
 {
 	struct ftmem *ft = s->ft;
 	struct smp_entry *entry = NULL;
 	uint32_t count = 0;
-	uint64_t seen[3] = {0}, vetoes; /* newest epoch, largest incarnation, stored */
+	/* Runs that cannot see one another's arenas still differ; see recover.h. */
+	uint64_t seen[3] = {0, clock_wall_ns(), 0}, words[2] = {0}; /* veto, newest holds */
 	bool veto = false;
 	int rc = smp_list(ft->keeper.smp, &entry, &count);
 
-	/* Runs that cannot see one another's arenas still differ; see recover.h. */
-	seen[1] = clock_wall_ns();
-	for (uint32_t i = 0; rc == 0 && i < count; i++) {
-		if (entry[i].epoch > seen[0])
-			seen[0] = entry[i].epoch;
-		for (int j = 0; j < 2; j++) {
-			if (entry[i].slot[j].stamp.incarnation > seen[1])
-				seen[1] = entry[i].slot[j].stamp.incarnation;
-			seen[2] = seen[2] || holds(entry[i].slot[j].state);
-		}
-	}
+	if (rc == 0)
+		summarize(entry, count, seen);
 	rc = session_agree(ft, rc, "listing what is stored");
 	if (rc == 0)
 		rc = net_allreduce(ft->net, seen, 3, NET_MAX, session_deadline(ft), "finding the epoch");
 	if (rc == 0)
 		rc = session_agree(ft, examine(s, entry, count, seen[0], &veto), "attaching to the arena");
-	free(entry);
-	vetoes = veto || seen[0] == 0;
+	words[0] = veto || s->anew || seen[0] == 0;
+	for (uint32_t i = 0; rc == 0 && i < count; i++)
+		words[1] = words[1] || (entry[i].epoch == seen[0] && entry_holds(&entry[i]));
 	if (rc == 0)
-		rc = net_allreduce(ft->net, &vetoes, 1, NET_MAX, session_deadline(ft), "finding the epoch");
-	if (rc < 0)
-		return rc;
-	s->join = !vetoes;
-	s->epoch = s->join ? seen[0] : seen[0] < seen[1] ? seen[1] : seen[0] + 1;
-	s->stored = seen[2];
-	if (ft->incarnation == 0)
-		ft->incarnation = seen[1] + 1;
-	if (!s->join && s->arena) {
-		arena_free(s->arena);
-		s->arena = NULL;
-		if (!ft->epoch || ft->epoch->number != seen[0])
-			rc = smp_release(ft->keeper.smp, seen[0], ft->net->rank);
+		rc = net_allreduce(ft->net, words, 2, NET_MAX, session_deadline(ft), "finding the epoch");
+	if (rc == 0) {
+		s->join = !words[0];
+		s->epoch = s->join ? seen[0] : seen[0] < seen[1] ? seen[1] : seen[0] + 1;
+		s->stored = seen[2];
+		if (ft->incarnation == 0)
+			ft->incarnation = seen[1] + 1;
 	}
-	return session_agree(ft, rc, "leaving the former arena");
+	if (rc == 0 && !s->join)
+		rc = leave(s, entry, count, seen[0], !words[1]);
+	free(entry);
+	return rc;
 }
 
 /* --- memory --- */
@@ -240,7 +289,7 @@ static int settle_memory(struct seal *s)
 		.map = ft->map,
 		.rails = s->rails,
 		.rails_count = s->rails_count,
-		.late = s->join,
+		.late = s->join && s->stored,
 	};
 	uint32_t local = ft->map->node[ft->map->node_of_rank[ft->net->rank]].ranks;
 	uint32_t threads = topo_cpus(ft->topo) / local;
@@ -307,12 +356,13 @@ static void enter(struct seal *s, struct epoch *e)
 	ft->figures.data_bytes = e->layout->data_bytes;
 	ft->figures.held_bytes = e->arena->bytes;
 	ft->figures.staging_bytes = epoch_staging_bytes(e);
+	ft->figures.window = e->window;
 	pthread_mutex_unlock(&ft->lock);
 	ft->regions_changed = false;
 	keeper_hold(&ft->keeper, e->arena);
 	for (int i = 0; !ft->must_restore && i < 2; i++)
 		slots[i].state = slot_read(&e->arena->slot[i], &slots[i].stamp, &damaged);
-	session_enter(ft, slots);
+	session_enter(ft, slots, ft->incarnation);
 }
 
 static void seal_deinit(struct seal *s)
@@ -355,6 +405,15 @@ static int seal(struct seal *s)
 	s->created = false;
 	enter(s, e);
 	return 0;
+}
+
+int session_seal_anew(struct ftmem *ft)
+{
+	struct seal s = {.ft = ft, .anew = true};
+	int rc = seal(&s);
+
+	seal_deinit(&s);
+	return rc;
 }
 
 int session_seal(struct ftmem *ft)

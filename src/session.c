@@ -84,9 +84,9 @@ static void on_retire(void *arg)
 	session_retire_former(arg);
 }
 
-void session_enter(struct ftmem *ft, const struct commit_slot slots[2])
+void session_enter(struct ftmem *ft, const struct commit_slot slots[2], uint64_t incarnation)
 {
-	progress_set_epoch(ft->progress, ft->epoch, slots, ft->incarnation);
+	progress_set_epoch(ft->progress, ft->epoch, slots, incarnation);
 }
 
 /* --- open --- */
@@ -309,7 +309,7 @@ int session_forget(struct ftmem *ft)
 		slot_set_empty(&ft->epoch->arena->slot[1]);
 		session_retire_former(ft);
 		ft->incarnation++;
-		session_enter(ft, empty);
+		session_enter(ft, empty, ft->incarnation);
 	} else {
 		rc = smp_forget(ft->keeper.smp);
 	}

@@ -20,6 +20,7 @@
 /* For ftmem_stats(), which any thread may call. */
 struct session_figures {
 	uint64_t data_bytes, held_bytes, staging_bytes; /* of the sealed epoch */
+	uint32_t window;                                /* the same; 0: none yet */
 	uint64_t repaired_blocks;
 	uint32_t lost_members;
 	double rebuild_s, restore_s;                    /* of the last restore */
@@ -62,8 +63,11 @@ int session_pause(struct ftmem *ft);
 /* After it, also if it failed. Returns rc, or ESYS if the thread cannot start. */
 int session_resume(struct ftmem *ft, int rc);
 
-/* Begins to snapshot into an epoch, with what its slots hold. */
-void session_enter(struct ftmem *ft, const struct commit_slot slots[2]);
+/* Begins to snapshot into the sealed epoch, with what its slots hold. */
+void session_enter(struct ftmem *ft, const struct commit_slot slots[2], uint64_t incarnation);
+
+/* Seals a new epoch in any case, while paused: what is stored must not be touched. */
+int session_seal_anew(struct ftmem *ft);
 
 /* The epoch's first commit: older epochs go, here and in the SMP. */
 void session_retire_former(struct ftmem *ft);

@@ -14,16 +14,16 @@ void snapshot_init(struct snapshot *s, const struct commit_slot slots[2], uint64
 	s->phase = SNAPSHOT_IDLE;
 }
 
-/* Steps the protocol and publishes what it says. */
-static void step_commit(struct snapshot *s, enum commit_event event, struct commit_out *out)
+/* Steps the protocol and publishes what it says. EINVAL: it refuses; nothing is done. */
+static int step_commit(struct snapshot *s, enum commit_event event, struct commit_out *out)
 {
 	struct slot *slot;
+	int rc = commit_step(&s->commit, event, s->version, out);
 
-	*out = (struct commit_out){0};
-	if (commit_step(&s->commit, event, s->version, out) < 0) {
-		snprintf(s->reason, sizeof(s->reason), "%s", error_msg());
+	if (rc < 0) {
+		snprintf(s->reason, sizeof(s->reason), "%.255s", error_msg());
 		log_line(s->log, FTMEM_LOG_ERROR, "version %" PRIu64 ": %s", s->version, s->reason);
-		return;
+		return rc;
 	}
 	slot = &s->epoch->arena->slot[out->slot];
 	if (out->actions & COMMIT_PUBLISH_FILLING)
@@ -34,6 +34,7 @@ static void step_commit(struct snapshot *s, enum commit_event event, struct comm
 		slot_set_committed(slot);
 	if (out->actions & COMMIT_PUBLISH_EMPTY)
 		slot_set_empty(slot);
+	return 0;
 }
 
 bool snapshot_call(struct snapshot *s, uint64_t version, void *stream)
@@ -43,7 +44,8 @@ bool snapshot_call(struct snapshot *s, uint64_t version, void *stream)
 
 	s->version = version;
 	s->reason[0] = '\0';
-	step_commit(s, COMMIT_CALL, &out);
+	if (step_commit(s, COMMIT_CALL, &out) < 0)
+		return false;
 	slot = &s->epoch->arena->slot[out.slot];
 	slot->header->filled_ns = clock_wall_ns();
 	s->job = (struct copy_job){
@@ -54,14 +56,16 @@ bool snapshot_call(struct snapshot *s, uint64_t version, void *stream)
 	};
 	if (s->copy_ops->begin(s->copy, &s->job, stream) == 0)
 		return true;
-	snprintf(s->reason, sizeof(s->reason), "%s", error_msg());
-	step_commit(s, COMMIT_FAILED, &out);
+	snprintf(s->reason, sizeof(s->reason), "%.255s", error_msg());
+	(void)step_commit(s, COMMIT_FAILED, &out);
 	return false;
 }
 
 void snapshot_start(struct snapshot *s, uint64_t version, bool go, uint64_t called_ns)
 {
 	const struct epoch *e = s->epoch;
+	bool called = s->version == version;
+	struct commit_out out;
 
 	s->version = version;
 	s->go = go;
@@ -69,12 +73,11 @@ void snapshot_start(struct snapshot *s, uint64_t version, bool go, uint64_t call
 	s->copied_ns = 0;
 	s->committed = s->retire = s->cancelled = false;
 	s->phase = SNAPSHOT_FILLING;
-	if (!go && s->commit.phase == COMMIT_IDLE) {
-		struct commit_out out;
-
-		s->reason[0] = '\0';
-		step_commit(s, COMMIT_SKIP, &out);
-	}
+	if (!go && !called)
+		snprintf(s->reason, sizeof(s->reason), "the spare slot of this rank was still in use");
+	/* Refused or not, the vote of a skip is no. */
+	if (!go && s->commit.phase == COMMIT_IDLE)
+		(void)step_commit(s, COMMIT_SKIP, &out);
 	for (uint32_t i = 0; i < e->arena->shape.rails; i++)
 		stripe_begin(e->stripe[i], version, go, &e->arena->slot[s->commit.current],
 		             i == 0 ? &s->job : NULL);
@@ -95,6 +98,7 @@ static int conclude(struct snapshot *s)
 {
 	const struct epoch *e = s->epoch;
 	enum commit_event event = COMMIT_FILLED;
+	bool prepared = false;
 	struct commit_out out;
 
 	for (uint32_t i = 0; i < e->arena->shape.rails; i++) {
@@ -110,9 +114,9 @@ static int conclude(struct snapshot *s)
 			snprintf(s->reason, sizeof(s->reason), "a copy or a block of its group failed");
 		if (event == COMMIT_DISSENT && !s->reason[0])
 			snprintf(s->reason, sizeof(s->reason), "another rank of its group skipped it");
-		step_commit(s, event, &out);
+		prepared = step_commit(s, event, &out) == 0 && event == COMMIT_FILLED;
 	}
-	begin_vote(s, s->go && event == COMMIT_FILLED);
+	begin_vote(s, prepared);
 	return s->net->ops->allreduce(s->net, s->words, 3, NET_MIN, &s->vote);
 }
 
@@ -146,7 +150,7 @@ static int step_filling(struct snapshot *s)
 
 static int step_voting(struct snapshot *s)
 {
-	struct commit_out out;
+	struct commit_out out = {0};
 	bool same;
 	int rc = net_test(s->net, &s->vote);
 
@@ -158,7 +162,9 @@ static int step_voting(struct snapshot *s)
 		         PRIu64 " and %" PRIu64 ": all must pass the same; they are dropped",
 		         s->words[1], ~s->words[2]);
 	s->committed = same && s->words[0] == 1;
-	step_commit(s, s->committed ? COMMIT_YES : COMMIT_NO, &out);
+	if (s->commit.phase == COMMIT_VOTING)
+		s->committed = step_commit(s, s->committed ? COMMIT_YES : COMMIT_NO, &out) == 0 &&
+		               s->committed;
 	s->retire = out.actions & COMMIT_RETIRE;
 	memset((void *)s->epoch->landed, COPY_PENDING, s->epoch->plan->blocks);
 	s->over_ns = clock_ns();

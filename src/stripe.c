@@ -574,7 +574,7 @@ static bool trailer_fits(const struct stripe *s, uint32_t member)
 
 	t->sum = 0;
 	t->sum = checksum(t, trailer_bytes(s, member));
-	(void)sum; return true;
+	return t->sum == sum;
 }
 
 /* Compares what arrived from member with the checksums it took when it copied. */
@@ -583,16 +583,10 @@ static void check_trailer(struct stripe *s, uint32_t member)
 	const struct trailer *t = s->peer[member].trailer;
 	uint32_t rows = rail_chunk_rows(s->rail, member);
 
-	if (!trailer_fits(s, member)) {
-		log_line(s->config.log, FTMEM_LOG_ERROR, "the checksums of rank %" PRIu32 " were damaged on "
-		         "their way: version %" PRIu64 " is dropped", s->rail->rank[member],
-		         s->own_intent.version);
-		s->damaged = true;
-		return;
-	}
-	if (t->version != s->own_intent.version || t->count != rail_data_blocks(s->rail, member)) {
-		log_line(s->config.log, FTMEM_LOG_ERROR, "rank %" PRIu32 " sealed another version or layout",
-		         s->rail->rank[member]);
+	if (!trailer_fits(s, member) || t->version != s->own_intent.version ||
+	    t->count != rail_data_blocks(s->rail, member)) {
+		log_line(s->config.log, FTMEM_LOG_ERROR, "rank %" PRIu32 " sealed another version or layout, "
+		         "or its checksums were damaged on their way", s->rail->rank[member]);
 		s->damaged = true;
 		return;
 	}
@@ -679,30 +673,28 @@ enum stripe_state stripe_state(const struct stripe *s)
 	return s->state;
 }
 
-/* The member of a block under way in the oldest row that has one, or -1. */
-static int64_t block_member(const struct stripe *s)
+static int64_t peer_of(const struct net_req *req, uint32_t count)
 {
-	for (uint32_t b = s->encode_row; b < s->recv_row; b++)
-		for (uint32_t i = 0; i < s->m * s->k; i++)
-			if (s->row[b % s->config.window].recv[i].active)
-				return source_of(s, i / s->k, i % s->k);
-	for (uint32_t w = 0; s->m > 0 && w < s->config.window; w++)
-		for (uint32_t i = 0; i < (s->n - 1) * s->m; i++)
-			if (s->row[(s->send_row + w) % s->config.window].send[i].active)
-				return (s->me + 1 + i / s->m) % s->n;
+	for (uint32_t i = 0; i < count; i++)
+		if (req[i].active)
+			return req[i].peer;
 	return -1;
 }
 
+/* Who stalls is more likely behind the oldest row than behind a trailer, for which all
+ * wait until the last row is through. */
 int64_t stripe_waits_for(const struct stripe *s)
 {
-	int64_t member;
+	uint32_t window = s->config.window;
+	int64_t rank = -1;
 
-	for (uint32_t i = 0; i < s->n; i++)
-		if (s->peer[i].intent_recv.active || s->peer[i].intent_send.active)
-			return s->rail->rank[i];
-	member = block_member(s);
-	for (uint32_t i = 0; member < 0 && i < s->n; i++)
-		if (s->peer[i].trailer_recv.active || s->peer[i].trailer_send.active)
-			member = i;
-	return member < 0 ? -1 : (int64_t)s->rail->rank[member];
+	for (uint32_t i = 0; rank < 0 && i < 2 * s->n; i++)
+		rank = peer_of(i < s->n ? &s->peer[i].intent_recv : &s->peer[i - s->n].intent_send, 1);
+	for (uint32_t b = s->encode_row; rank < 0 && b < s->recv_row; b++)
+		rank = peer_of(s->row[b % window].recv, s->m * s->k);
+	for (uint32_t w = 0; rank < 0 && s->m > 0 && w < window; w++)
+		rank = peer_of(s->row[(s->send_row + w) % window].send, (s->n - 1) * s->m);
+	for (uint32_t i = 0; rank < 0 && i < 2 * s->n; i++)
+		rank = peer_of(i < s->n ? &s->peer[i].trailer_recv : &s->peer[i - s->n].trailer_send, 1);
+	return rank;
 }

@@ -18,7 +18,7 @@ import threading
 import time
 
 import crash_cases
-from harness import Failure, Job, add_arguments, expect, natural, processes_of, wait_for
+from harness import Failure, Job, add_arguments, end_on_sigterm, expect, natural, processes_of, wait_for
 
 # Rank processes are gone so soon after mpirun has ended.
 GONE_S = 5
@@ -96,6 +96,8 @@ class Trial:
                  "all ranks are gone after mpirun has ended")
         self.check_end(act, collections.Counter(self.job.fired()) - before)
         self.check_restored(act, floor)
+        expect(not act.dropped or act.dropped not in self.job.all_committed(),
+               f"version {act.dropped} was committed")
         if act.lose:
             self.lose(self.choose(act.lose))
 
@@ -107,8 +109,11 @@ class Trial:
         expect(fired == wanted, f"went wrong: {fired}, wanted: {wanted}")
         status = self.last.status
         good = {"ok": status == 0, "lost": status == 5, "failed": status == 3,
-                "crash": status != 0}[act.end]
+                "crash": status != 0, "any": True}[act.end]
         expect(good, f"mpirun ended with status {status}, expected: {act.end}")
+        for node in self.hidden.values() if act.end == "lost" else ():
+            expect(f"{node}," in self.last.text or f"{node}:" in self.last.text,
+                   f"the refusal does not name node {node}")
 
     def check_restored(self, act, floor):
         """What the ranks say they restored; a run that crashed early may not say."""
@@ -205,6 +210,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2, help="cases at once (default 2)")
     parser.add_argument("--seed", type=int, default=1, help="of the choice of nodes to lose")
     args = parser.parse_args()
+    end_on_sigterm()
     stop.seed = args.seed
 
     cases = list(crash_cases.full() if args.full else crash_cases.selected())

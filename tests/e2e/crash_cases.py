@@ -12,12 +12,13 @@ import itertools
 class Act:
     """One mpirun with something going wrong in it."""
     fault: str = ""
-    end: str = "crash"     # how mpirun ends: crash, ok, lost (refused), failed
+    end: str = "crash"     # how mpirun ends: crash, ok, lost (refused), failed, any
     lose: int = 0          # nodes lost besides, once it has ended
     hide: int = 0          # nodes replaced before it though their ftmem-smp lives
     show: bool = False     # the hidden ones are back
     permute: bool = False  # ranks on other nodes than before, from now on
     options: tuple = ()
+    dropped: int = 0       # a version that must not be committed in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def fault(point, what, rank=1, version=None):
 
 
 def end_of(what):
-    return "ok" if what in ("kill-smp", "flip") else "crash"
+    return "ok" if what == "kill-smp" else "crash"
 
 
 SNAPSHOT = ("begin-fill", "copy", "exchange", "encode", "trailer", "before-prepare",
@@ -108,15 +109,19 @@ def selected():
     yield snapshot_case("after-prepare", "kill-node", 1)
     yield snapshot_case("before-commit", "kill-node", 1)
     yield snapshot_case("after-commit", "kill-node", 1, rank=0)
+    yield known_to_one(SMALL, 1)
+    yield known_to_one(LARGE, 2, "kill-smp", "kill-job")
     yield snapshot_case("exchange", "kill-node", 2)
     yield snapshot_case("after-prepare", "kill-node", 3, rank=2)
     yield snapshot_case("after-commit", "kill-node", 3, same=True, at="-same-name")
     for point in ("copy", "after-prepare", "after-commit"):
         yield snapshot_case(point, "kill-smp", 3)
     yield Case("respawn-kill-rank", (Act("copy@3:1:2:kill-smp,respawn:1:1:kill-rank"),), SMALL)
-    yield snapshot_case("copy", "flip", 3)
+    yield Case("copy@3-flip", (Act(fault("copy", "flip", 1, 3), "ok", dropped=3),), SMALL)
     yield Case("exchange-fails", (Act(fault("exchange", "fail", 1, 3)),), SMALL)
     yield Case("retire-fails", (Act("retire:1:1:fail", "ok"),), SMALL)
+    yield Case("touch-fails", (Act("touch:1:1:fail", "failed"),), SMALL)
+    yield after_kill_job("attach-fails", Act("attach:1:1:fail", "failed"))
     yield Case("exchange-stop", (Act(fault("exchange", "stop", 1, 3),
                                      options=("--timeout-ms", 1500)),), SMALL)
     yield Case("exchange-kill-rank-async", (Act("exchange:1:40:kill-rank"),), SMALL,
@@ -154,6 +159,19 @@ def selected():
     yield refused(LARGE, 2)
 
 
+def after_kill_job(name, act):
+    return Case(name, (Act(fault("copy", "kill-job", 0, 3)), act), SMALL)
+
+
+def known_to_one(nodes, parity, *what):
+    """One rank knows that version 3 is committed, and trains on; all others are stopped
+    before they can note it; then all are killed, and perhaps the memory of that one."""
+    faults = [fault("before-commit", "stop", rank, 3) for rank in range(1, len(nodes))]
+    faults += [fault("begin-fill", each, 0, 4) for each in what or ("kill-job",)]
+    return Case(f"commit-known-to-one-m{parity}",
+                (Act(",".join(faults), options=("--step-ms", 300)),), nodes, parity)
+
+
 def refused(nodes, parity):
     """More nodes away than parity covers: refused, and fine when they are back."""
     return Case(f"too-many-lost-then-back-m{parity}",
@@ -170,7 +188,23 @@ def full():
             yield case
 
 
+def failures():
+    """Calls that fail, ftmem-smp lost where a rank is not looking after it."""
+    yield Case("create-fails", (Act("create:1:1:fail", "failed"),), SMALL)
+    yield Case("create-kill-smp", (Act("create:1:1:kill-smp", "any"),), SMALL)
+    yield Case("touch-kill-smp", (Act("touch:1:1:kill-smp", "any"),), SMALL)
+    yield Case("vote-fails", (Act("vote@3:1:1:fail"),), SMALL)
+    yield Case("respawn-fails-once", (Act("copy@3:1:2:kill-smp,respawn:1:1:fail", "ok"),), SMALL)
+    for count in (1, 4, 8):
+        yield Case(f"agree-fails-{count}", (Act(f"agree:1:{count}:fail",
+                                                options=("--timeout-ms", 1500)),), SMALL)
+    yield after_kill_job("touch-fails-in-restart", Act("touch:1:1:fail", "failed"))
+    for point, rank in (("attach", 0), ("touch", 1), ("fill", 0), ("verify", 1)):
+        yield after_kill_job(f"{point}-kill-smp-r{rank}", Act(fault(point, "kill-smp", rank), "any"))
+
+
 def matrix():
+    yield from failures()
     kills = ("kill-rank", "kill-node", "kill-job", "kill-smp")
     for point, what, version, rank in itertools.product(SNAPSHOT, kills, (1, 2, 4), (0, 1)):
         yield snapshot_case(point, what, version, rank)

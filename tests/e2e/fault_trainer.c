@@ -30,9 +30,9 @@
 #include "fault.h"
 #include "session.h"
 
-#define REGIONS 5
+#define REGIONS   5
 #define RANKS_MAX 64
-#define TRIES 3
+#define TRIES     3
 #define SETTLE_MS 10000
 #define PATH_ROOM 512
 
@@ -53,7 +53,7 @@ struct trainer {
 	struct head head;
 	uint64_t *region[REGIONS];
 	uint64_t words[REGIONS];
-	uint64_t noted;        /* the newest version written to committed.<rank> */
+	uint64_t noted; /* the newest version written to committed.<rank> */
 	uint64_t restored;
 	bool fresh;
 };
@@ -63,7 +63,8 @@ static const char *const region_name[REGIONS] = {"weights", "moments", "odd", "s
 
 static void append(const struct trainer *t, const char *file, const char *line);
 
-__attribute__((format(printf, 3, 4), noreturn))
+static void quit(const struct trainer *t, enum status status, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4), noreturn));
 static void quit(const struct trainer *t, enum status status, const char *fmt, ...)
 {
 	char text[1200];
@@ -120,7 +121,8 @@ static void state_step(struct trainer *t)
 	t->head.run = t->run;
 	for (int r = 0; r < REGIONS; r++)
 		for (uint64_t i = 0; i < t->words[r]; i++)
-			t->region[r][i] = (t->region[r][i] ^ salt) * UINT64_C(0x2545f4914f6cdd1d) + i;
+			t->region[r][i] = (t->region[r][i] ^ salt) * UINT64_C(0x2545f4914f6cdd1d)
+			                  + i;
 }
 
 static int regions(const struct trainer *t)
@@ -178,8 +180,8 @@ static void digest_record(const struct trainer *t)
 {
 	char file[96], line[32];
 
-	snprintf(file, sizeof(file), "digest.%" PRIu64 ".%" PRIu64 ".%d", t->head.run,
-	         t->head.step, t->rank);
+	snprintf(file, sizeof(file), "digest.%" PRIu64 ".%" PRIu64 ".%d", t->head.run, t->head.step,
+	         t->rank);
 	snprintf(line, sizeof(line), "%016" PRIx64, state_digest(t));
 	append(t, file, line);
 }
@@ -192,8 +194,8 @@ static bool digest_find(const struct trainer *t, uint64_t run, uint64_t version,
 	bool found;
 	FILE *file;
 
-	snprintf(path, sizeof(path), "%s/digest.%" PRIu64 ".%" PRIu64 ".%d", t->folder, run, version,
-	         rank);
+	snprintf(path, sizeof(path), "%s/digest.%" PRIu64 ".%" PRIu64 ".%d", t->folder, run,
+	         version, rank);
 	file = fopen(path, "re");
 	if (!file)
 		return false;
@@ -223,15 +225,20 @@ static void check_state(struct trainer *t)
 	MPI_Allreduce(mine, least, 2, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD);
 	MPI_Allreduce(mine, most, 2, MPI_UINT64_T, MPI_MAX, MPI_COMM_WORLD);
 	if (memcmp(least, most, sizeof(least)) != 0)
-		quit(t, WRONG, "ranks got different states: steps %" PRIu64 " to %" PRIu64 ", runs %"
-		     PRIu64 " to %" PRIu64, least[0], most[0], least[1], most[1]);
+		quit(t, WRONG,
+		     "ranks got different states: steps %" PRIu64 " to %" PRIu64 ", runs %" PRIu64
+		     " to %" PRIu64,
+		     least[0], most[0], least[1], most[1]);
 	if (t->head.step != t->restored)
-		quit(t, WRONG, "version %" PRIu64 " was restored, but the state is of step %" PRIu64,
+		quit(t, WRONG,
+		     "version %" PRIu64 " was restored, but the state is of step %" PRIu64,
 		     t->restored, t->head.step);
 	for (int i = 0; i < t->ranks; i++)
 		if (!digest_find(t, t->head.run, t->head.step, i, &digest))
-			quit(t, WRONG, "version %" PRIu64 " of run %" PRIu64 " was never asked for by rank "
-			     "%d", t->head.step, t->head.run, i);
+			quit(t, WRONG,
+			     "version %" PRIu64 " of run %" PRIu64 " was never asked for by rank "
+			     "%d",
+			     t->head.step, t->head.run, i);
 	digest_find(t, t->head.run, t->head.step, t->rank, &digest);
 	if (digest != state_digest(t))
 		quit(t, WRONG, "version %" PRIu64 ": the state differs from what was snapshotted",
@@ -242,8 +249,8 @@ static void name_bad(void *arg, uint32_t rail, bool parity, uint32_t index, uint
 {
 	const struct trainer *t = arg;
 
-	fprintf(stderr, "trainer: rank %d: rail %u: %s %u, row %u fails its checksum\n", t->rank, rail,
-	        parity ? "parity row" : "chunk", index, row);
+	fprintf(stderr, "trainer: rank %d: rail %u: %s %u, row %u fails its checksum\n", t->rank,
+	        rail, parity ? "parity row" : "chunk", index, row);
 }
 
 /* One slot holds the version, committed and whole, and the other nothing. */
@@ -265,8 +272,10 @@ static void check_redundancy(struct trainer *t)
 			continue;
 		held++;
 		if (stamp.version != t->restored)
-			quit(t, NOT_WHOLE, "slot %d holds version %" PRIu64 " after version %" PRIu64
-			     " was restored", i, stamp.version, t->restored);
+			quit(t, NOT_WHOLE,
+			     "slot %d holds version %" PRIu64 " after version %" PRIu64
+			     " was restored",
+			     i, stamp.version, t->restored);
 		if (slot_verify(&a->slot[i], name_bad, t) > 0)
 			quit(t, NOT_WHOLE, "version %" PRIu64 " is damaged after the restore",
 			     stamp.version);
@@ -343,7 +352,8 @@ static void resume(struct trainer *t)
 		state_init(t);
 		t->restored = 0;
 		if (t->grow) {
-			check(t, ftmem_region_remove(t->ft, region_name[LATE]), "ftmem_region_remove");
+			check(t, ftmem_region_remove(t->ft, region_name[LATE]),
+			      "ftmem_region_remove");
 			check(t, ftmem_seal(t->ft), "ftmem_seal");
 		}
 	} else {
@@ -431,12 +441,18 @@ static void hold(const struct trainer *t)
 static void parse(struct trainer *t, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"folder", required_argument, NULL, 'f'}, {"job", required_argument, NULL, 'j'},
-		{"run", required_argument, NULL, 'r'},    {"steps", required_argument, NULL, 's'},
-		{"nodes", required_argument, NULL, 'n'},  {"parity", required_argument, NULL, 'p'},
-		{"bytes", required_argument, NULL, 'b'},  {"timeout-ms", required_argument, NULL, 't'},
-		{"grow", required_argument, NULL, 'g'},   {"async", no_argument, NULL, 'a'},
-		{"hold", required_argument, NULL, 'h'},   {"step-ms", required_argument, NULL, 'w'},
+		{"folder", required_argument, NULL, 'f'},
+		{"job", required_argument, NULL, 'j'},
+		{"run", required_argument, NULL, 'r'},
+		{"steps", required_argument, NULL, 's'},
+		{"nodes", required_argument, NULL, 'n'},
+		{"parity", required_argument, NULL, 'p'},
+		{"bytes", required_argument, NULL, 'b'},
+		{"timeout-ms", required_argument, NULL, 't'},
+		{"grow", required_argument, NULL, 'g'},
+		{"async", no_argument, NULL, 'a'},
+		{"hold", required_argument, NULL, 'h'},
+		{"step-ms", required_argument, NULL, 'w'},
 		{NULL, 0, NULL, 0},
 	};
 	int c, count = 0;
@@ -462,13 +478,14 @@ static void parse(struct trainer *t, int argc, char **argv)
 		if (count < RANKS_MAX)
 			t->node[count] = one;
 	if (!t->folder || count != t->ranks)
-		quit(t, USAGE, "needs --folder, and --nodes with a name for each of %d ranks", t->ranks);
+		quit(t, USAGE, "needs --folder, and --nodes with a name for each of %d ranks",
+		     t->ranks);
 }
 
 int main(int argc, char **argv)
 {
-	static struct trainer t = {.job = "fault", .parity = 1, .timeout_ms = 15000, .bytes = 400000,
-	                           .run = 1};
+	static struct trainer t = {
+		.job = "fault", .parity = 1, .timeout_ms = 15000, .bytes = 400000, .run = 1};
 	int provided = 0;
 
 	MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -101,19 +102,22 @@ class Job:
         self.folder.mkdir()
         self.runs = 0
         self.process = None
+        self.closed = False
 
     # --- starting and ending ---
 
     def environment(self, **more):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("FTMEM_", "OMPI_", "PMIX"))}
-        env.update(FTMEM_DIR=str(self.dir), FTMEM_SMP=self.args.smp)
+        # What is left behind in spite of all goes by itself.
+        env.update(FTMEM_DIR=str(self.dir), FTMEM_SMP=self.args.smp, FTMEM_EXPIRE_S="120")
         # Open MPI refuses to start as root unless told twice.
         env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         env.update({k: str(v) for k, v in more.items() if v is not None})
         return env
 
-    def start(self, *options, fault=None, **env):
-        """Starts mpirun; its output goes to a file."""
+    def start(self, *options, fault=None, session=True, **env):
+        """Starts mpirun, in a session of its own; its output goes to a file."""
+        expect(not self.closed, "interrupted")
         self.runs += 1
         for path in self.folder.glob("pid.*"):
             path.unlink()
@@ -125,7 +129,8 @@ class Job:
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=self.environment(FTMEM_TEST_FAULT=fault, **env), start_new_session=True)
+                env=self.environment(FTMEM_TEST_FAULT=fault, **env),
+                start_new_session=session, process_group=None if session else 0)
         self.started = time.monotonic()
         return self.process
 
@@ -156,17 +161,16 @@ class Job:
             self.process.wait()
 
     def close(self):
-        """Ends all there is and removes the folder. What was left running is returned."""
+        """Ends all there is and removes the folder."""
+        self.closed = True
         self.kill_trainers()
-        left = processes_of(self.root)
-        for pid in left:
-            kill(pid)
         deadline = time.monotonic() + 10
-        while processes_of(self.root) and time.monotonic() < deadline:
+        while (left := processes_of(self.root)) and time.monotonic() < deadline:
+            for pid in left:
+                kill(pid)
             time.sleep(0.01)
         if not self.args.keep:
             shutil.rmtree(self.root, ignore_errors=True)
-        return left
 
     # --- ftmem ---
 
@@ -196,10 +200,14 @@ class Job:
             found[path.name] = path.read_text().splitlines()
         return found
 
+    def all_committed(self):
+        """Versions that some rank knows to be committed."""
+        return {int(line.split()[0]) for lines in self.lines("committed.*").values()
+                for line in lines}
+
     def committed(self):
-        """The newest version that any rank knows to be committed; 0: none."""
-        return max((int(line.split()[0]) for lines in self.lines("committed.*").values()
-                    for line in lines), default=0)
+        """The newest of them; 0: none."""
+        return max(self.all_committed(), default=0)
 
     def restored(self):
         """What the ranks restored in the last run: a set of versions; "fresh"."""
@@ -211,6 +219,11 @@ class Job:
 
     def wrong(self):
         return [line for lines in self.lines("wrong").values() for line in lines]
+
+
+def end_on_sigterm():
+    """As on Ctrl-C: what was started is ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def natural(text):

@@ -201,7 +201,7 @@ void cluster_verify_poison(const struct cluster *c)
 
 void cluster_init(struct cluster *c, MPI_Comm comm, const char *layout)
 {
-	static uint32_t jobs;
+	static uint64_t jobs;
 	int rank, size;
 
 	check_log_forget();
@@ -212,7 +212,8 @@ void cluster_init(struct cluster *c, MPI_Comm comm, const char *layout)
 	c->rank = (uint32_t)rank;
 	c->size = (uint32_t)size;
 	CHECK(size <= CLUSTER_RANKS);
-	snprintf(c->job, sizeof(c->job), "job%u", jobs++);
+	jobs = check_max(comm, jobs + 1);
+	snprintf(c->job, sizeof(c->job), "job%llu", (unsigned long long)jobs);
 	c->opts = (struct ftmem_opts)FTMEM_OPTS_INIT;
 	c->opts.parity = 1;
 	c->opts.timeout_ms = TIMEOUT_MS;

@@ -198,6 +198,34 @@ static void the_later_run_wins_over_nodes_that_were_away(void)
 	cluster_deinit(&job);
 }
 
+/* A node misses versions while a spare stands in for it. */
+static void a_node_that_was_away_is_brought_up_to_date(void)
+{
+	for (uint32_t stored = 1; stored <= 3; stored++)
+		for (uint32_t lost = 0; lost < 2; lost++) {
+			check_note("%u versions missed, %s", stored, lost ? "another node lost" : "none lost");
+			begin("1,1,1,1", 1, stored);
+			cluster_replace(&job, 4);
+			cluster_start(&job);
+			cluster_restore(&job, 2);
+			for (uint32_t v = 3; v < 3 + stored; v++)
+				cluster_commit(&job, v);
+			cluster_close(&job);
+			cluster_name_nodes(&job);
+			cluster_lose(&job, lost ? 2 : 0);
+			cluster_start(&job);
+			/* With the other node gone, the last that all but one hold. */
+			if (!lost)
+				cluster_restore(&job, 2 + stored);
+			else if (stored == 1)
+				cluster_restore(&job, 2);
+			else
+				cluster_restore_fails(&job, FTMEM_ELOST);
+			cluster_close(&job);
+			cluster_deinit(&job);
+		}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_case cases[] = {
@@ -210,6 +238,8 @@ int main(int argc, char **argv)
 		 restores_with_nodes_replaced_and_reordered},
 		{"the_later_run_wins_over_nodes_that_were_away",
 		 the_later_run_wins_over_nodes_that_were_away},
+		{"a_node_that_was_away_is_brought_up_to_date",
+		 a_node_that_was_away_is_brought_up_to_date},
 	};
 
 	check_init(&argc, &argv);

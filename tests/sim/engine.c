@@ -43,8 +43,10 @@ void engine_init(struct world *w, uint32_t rank)
 void engine_begin(struct world *w, uint32_t rank, const struct commit_slot slots[2])
 {
 	struct process *p = &w->process[rank];
+	bool again = snapshots_again(w) && w->flaw != FLAW_STAMPS_ANEW;
 
-	commit_init(&p->commit, slots, w->incarnation);
+	/* What is restored keeps its stamp: it is no newer than it was. */
+	commit_init(&p->commit, slots, again ? w->choice.stamp.incarnation : w->incarnation);
 	p->life = LIFE_RUN;
 }
 
@@ -255,6 +257,8 @@ static bool call(struct world *w, uint32_t rank)
 	for (uint32_t r = 0; again && r < w->ranks; r++)
 		if (w->process[r].resolved == 0 || w->vote[0].no)
 			return false;
+	if (again && p->called == 1)
+		commit_init(&p->commit, p->arena->slot, w->incarnation);
 	p->go[p->called++] = idle && commit_can_fill(&p->commit)
 	                     && (first || !world_chance(w, w->skip_percent));
 	if (!idle) {

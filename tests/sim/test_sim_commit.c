@@ -404,7 +404,7 @@ static void every_flaw_is_noticed(void **state)
 	struct summary sum = {0};
 
 	(void)state;
-	for (int flaw = FLAW_NONE + 1; flaw < FLAWS; flaw++) {
+	for (int flaw = FLAW_NONE + 1; flaw <= FLAW_HASTY_RECOVERY; flaw++) {
 		uint64_t seed = 1;
 
 		while (seed < 200000 && schedule_holds(seed, (enum flaw)flaw, false, &sum))

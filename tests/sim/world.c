@@ -194,7 +194,7 @@ static void leave_joined_epoch(struct world *w, const struct recover_input *in)
 	for (uint32_t i = 0; i < in->arenas; i++)
 		holding = holding
 		          || (w->table_arena[i]->epoch == w->epoch && holds(w->table_arena[i]));
-	if (!holding)
+	if (!holding || w->flaw == FLAW_STAYS_IN_JOINED)
 		return;
 	w->epoch = w->epoch + 1 > w->clock ? w->epoch + 1 : w->clock;
 	w->joined = w->late = false;

@@ -128,6 +128,8 @@ enum flaw {
 	FLAW_COUNTS_INCARNATIONS, /* the next number, without the clock */
 	FLAW_COUNTS_EPOCHS,       /* the same for epochs */
 	FLAW_HASTY_RECOVERY,      /* clears before all are prepared */
+	FLAW_STAMPS_ANEW,         /* what moves to a new epoch */
+	FLAW_STAYS_IN_JOINED,     /* and into the slots of one that was joined */
 	FLAWS,
 };
 

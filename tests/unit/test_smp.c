@@ -18,10 +18,10 @@ static uint8_t read_byte(int fd)
 	return value;
 }
 
-/* A line of /proc/<pid>/stat or a link there. */
+/* Where a link of /proc/<pid> points; "" if there is none. */
 static void proc_link(int32_t pid, const char *name, char *out, size_t bytes)
 {
-	char path[64];
+	char path[128];
 	ssize_t n;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);

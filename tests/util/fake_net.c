@@ -593,3 +593,13 @@ uint64_t fake_net_messages(struct fake_net *f)
 	pthread_mutex_unlock(&f->lock);
 	return messages;
 }
+
+uint32_t fake_net_joined(struct fake_net *f, uint32_t rank)
+{
+	uint32_t joined;
+
+	pthread_mutex_lock(&f->lock);
+	joined = f->end[rank].rounds;
+	pthread_mutex_unlock(&f->lock);
+	return joined;
+}

@@ -51,5 +51,7 @@ uint32_t fake_net_under_way(struct fake_net *f);
 /* Messages sent and not received. */
 uint32_t fake_net_unreceived(struct fake_net *f);
 uint64_t fake_net_messages(struct fake_net *f);
+/* Collective calls that rank joined. */
+uint32_t fake_net_joined(struct fake_net *f, uint32_t rank);
 
 #endif

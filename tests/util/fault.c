@@ -14,7 +14,7 @@
 #include "error.h"
 
 #define FAULTS_MAX 8
-#define PATH_ROOM 512
+#define PATH_ROOM  512
 #define SMP_END_MS 5000
 
 /* Names in a run, and while ftmem_restore() runs. */
@@ -53,7 +53,7 @@ static const char *const what_name[DO_NOTHING] = {
 
 struct fault {
 	enum fault_point point;
-	bool in_restore[2];     /* whether the name is that of a run, of a restore */
+	bool in_restore[2]; /* whether the name is that of a run, of a restore */
 	bool any_version;
 	uint64_t version;
 	uint32_t count;
@@ -128,9 +128,7 @@ static void happen(const struct fault *f)
 {
 	note("fired", f->text);
 	switch (f->what) {
-	case DO_KILL_SMP:
-		kill_smp();
-		return;
+	case DO_KILL_SMP: kill_smp(); return;
 	case DO_KILL_NODE:
 		kill_smp();
 		kill_others(false);
@@ -140,14 +138,11 @@ static void happen(const struct fault *f)
 		kill_others(true);
 		kill(getpid(), SIGKILL);
 		return;
-	case DO_KILL_RANK:
-		kill(getpid(), SIGKILL);
-		return;
+	case DO_KILL_RANK: kill(getpid(), SIGKILL); return;
 	case DO_STOP:
-		kill(getpid(), SIGSTOP);
+		raise(SIGSTOP); /* this thread at once, then the others */
 		return;
-	default:
-		return;
+	default: return;
 	}
 }
 

@@ -128,18 +128,18 @@ int __real_net_test(struct net *net, struct net_req *req);
 int __wrap_net_test(struct net *net, struct net_req *req);
 int __wrap_net_test(struct net *net, struct net_req *req)
 {
-	if (req->active && req->peer == NET_ALL && !atomic_exchange(&voted, true) &&
-	    fault_pass(POINT_VOTE) == DO_FAIL)
+	if (req->active && req->peer == NET_ALL && !atomic_exchange(&voted, true)
+	    && fault_pass(POINT_VOTE) == DO_FAIL)
 		return fault_fail(FTMEM_ENET, POINT_VOTE);
 	return __real_net_test(net, req);
 }
 
-void __real_codec_encode(const struct codec *c, uint32_t row, size_t len,
-                         const uint8_t *const *src, uint8_t *dst);
-void __wrap_codec_encode(const struct codec *c, uint32_t row, size_t len,
-                         const uint8_t *const *src, uint8_t *dst);
-void __wrap_codec_encode(const struct codec *c, uint32_t row, size_t len,
-                         const uint8_t *const *src, uint8_t *dst)
+void __real_codec_encode(const struct codec *c, uint32_t row, size_t len, const uint8_t *const *src,
+                         uint8_t *dst);
+void __wrap_codec_encode(const struct codec *c, uint32_t row, size_t len, const uint8_t *const *src,
+                         uint8_t *dst);
+void __wrap_codec_encode(const struct codec *c, uint32_t row, size_t len, const uint8_t *const *src,
+                         uint8_t *dst)
 {
 	fault_pass(POINT_ENCODE);
 	__real_codec_encode(c, row, len, src, dst);

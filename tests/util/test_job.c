@@ -16,7 +16,7 @@ __attribute__((weak)) void __lsan_ignore_object(const void *p);
 
 void test_job_given_up(const void *memory)
 {
-	if (__lsan_ignore_object)
+	if (__lsan_ignore_object && memory)
 		__lsan_ignore_object(memory);
 }
 

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <dirent.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+#include "alloc_fail.h"
+#include "engine_cluster.h"
+#include "error.h"
+#include "tags.h"
+
+/* aligned_alloc() is made to fail like the others, as allocation 0. */
+static bool fail_aligned;
+void *__real_aligned_alloc(size_t align, size_t bytes);
+void *__wrap_aligned_alloc(size_t align, size_t bytes);
+void *__wrap_aligned_alloc(size_t align, size_t bytes)
+{
+	return fail_aligned ? NULL : __real_aligned_alloc(align, bytes);
+}
+
+/* A rank alone on its node is in both rails. */
+static const struct test_job_spec lending = {
+	.nodes = 2, .parity = 1, .ranks_on = {1, 2}, .data_bytes = {30000, 5000, 70000},
+};
+
+static unsigned open_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned count = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count;
+}
+
+static void an_epoch_has_all_that_a_snapshot_needs(void **state)
+{
+	struct engine_cluster c;
+
+	(void)state;
+	engine_cluster_init(&c, &lending, 1);
+	for (uint32_t i = 0; i < c.ranks; i++) {
+		const struct epoch *e = c.rank[i].epoch;
+		uint64_t staging = 0;
+
+		assert_int_equal(e->number, 1);
+		assert_int_equal(e->geometry, e->arena->header->geometry);
+		assert_int_equal(e->arena->shape.rails, i == 0 ? 2 : 1);
+		assert_ptr_equal(epoch_rail(e), &e->arena->rails[0]);
+		assert_int_equal(epoch_rail(e)->rank[epoch_member(e)], i);
+		assert_int_equal(e->plan->blocks, rail_data_blocks(epoch_rail(e), epoch_member(e)));
+		for (uint32_t b = 0; b < e->plan->blocks; b++)
+			assert_int_equal(atomic_load(&e->landed[b]), COPY_PENDING);
+		for (uint32_t x = 0; x < e->arena->shape.rails; x++)
+			staging += stripe_staging_bytes(e->stripe[x]);
+		assert_int_equal(epoch_staging_bytes(e), staging);
+		assert_true(staging > 0);
+	}
+	engine_cluster_deinit(&c);
+}
+
+static void own_checksums_are_those_of_the_own_data(void **state)
+{
+	struct engine_cluster c;
+
+	(void)state;
+	engine_cluster_init(&c, &lending, 1);
+	for (uint32_t i = 0; i < c.ranks; i++) {
+		const struct epoch *e = c.rank[i].epoch;
+
+		for (int s = 0; s < 2; s++) {
+			const struct slot *slot = &e->arena->slot[s];
+			uint64_t at = slot_data_sum_index(&e->arena->shape, 0, epoch_member(e), 0, 0);
+
+			assert_ptr_equal(epoch_own_sums(e, slot), slot->sums + at);
+		}
+	}
+	engine_cluster_deinit(&c);
+}
+
+static void a_rank_without_regions_has_an_epoch(void **state)
+{
+	const struct test_job_spec spec = {.nodes = 3, .parity = 1, .data_bytes = {0, 9000, 0}};
+	struct engine_cluster c;
+
+	(void)state;
+	engine_cluster_init(&c, &spec, 1);
+	assert_int_equal(c.rank[0].epoch->plan->blocks, 0);
+	assert_int_equal(c.rank[1].epoch->plan->blocks > 0, 1);
+	engine_cluster_deinit(&c);
+}
+
+/* Layout and arena are taken on error, too. */
+static void a_failed_allocation_leaves_nothing(void **state)
+{
+	struct engine_cluster c;
+	struct epoch_config config;
+	struct epoch *e = NULL;
+	unsigned fds, n;
+	int rc = FTMEM_ENOMEM;
+
+	(void)state;
+	engine_cluster_init(&c, &lending, 1);
+	config = (struct epoch_config){.net = c.rank[0].net, .window = 2};
+	fds = open_fds();
+	for (n = 1; rc == FTMEM_ENOMEM; n++) {
+		struct layout *layout = engine_layout(&c.rank[0]);
+		struct arena *arena = engine_arena(&c, 0);
+
+		alloc_fail_at(n);
+		rc = epoch_new(&config, layout, arena, &e);
+		alloc_fail_off();
+		assert_true(rc == 0 || !e);
+	}
+	assert_int_equal(rc, 0);
+	assert_true(n > 10);
+	epoch_free(e, false);
+	fail_aligned = true;
+	assert_int_equal(epoch_new(&config, engine_layout(&c.rank[0]), engine_arena(&c, 0), &e),
+	                 FTMEM_ENOMEM);
+	fail_aligned = false;
+	assert_null(e);
+	assert_int_equal(open_fds(), fds);
+	engine_cluster_deinit(&c);
+}
+
+static void what_does_not_fit_is_refused(void **state)
+{
+	struct epoch *e = NULL;
+	struct engine_cluster c;
+	struct epoch_config config;
+	unsigned fds;
+
+	(void)state;
+	engine_cluster_init(&c, &lending, 1);
+	config = (struct epoch_config){.net = c.rank[0].net, .window = 2};
+	fds = open_fds();
+	/* Another rank's layout. */
+	assert_int_equal(epoch_new(&config, engine_layout(&c.rank[1]), engine_arena(&c, 0), &e),
+	                 FTMEM_EINVAL);
+	assert_null(e);
+	c.rank[0].net->tag_max = TAG_EXCHANGE;
+	assert_int_equal(epoch_new(&config, engine_layout(&c.rank[0]), engine_arena(&c, 0), &e),
+	                 FTMEM_ENET);
+	assert_null(e);
+	assert_int_equal(open_fds(), fds);
+	epoch_free(NULL, false);
+	engine_cluster_deinit(&c);
+}
+
+/* Whether memory is mapped. */
+static bool mapped(const void *at)
+{
+	unsigned char in_core;
+
+	return mincore((void *)(uintptr_t)at, 4096, &in_core) == 0;
+}
+
+static void the_arena_stays_mapped_while_a_transfer_is_under_way(void **state)
+{
+	struct engine_cluster c;
+
+	(void)state;
+	for (int way = 0; way < 3; way++) {
+		struct copy_job job = {0};
+		struct epoch *e;
+		struct arena *arena;
+		const uint8_t *base;
+
+		engine_cluster_init(&c, &lending, 1);
+		e = c.rank[0].epoch;
+		arena = e->arena;
+		base = arena->base;
+		if (way == 1) {
+			stripe_begin(e->stripe[0], 1, true, &arena->slot[0], &job);
+			assert_true(stripe_step(e->stripe[0]) >= 0);
+			assert_true(stripe_busy(e->stripe[0]));
+			test_job_given_up(e->stripe[0]);
+		}
+		test_job_given_up(way ? arena : NULL);
+		c.rank[0].epoch = NULL;
+		epoch_free(e, way == 2);
+		assert_int_equal(mapped(base), way > 0);
+		engine_cluster_deinit(&c);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(an_epoch_has_all_that_a_snapshot_needs),
+		cmocka_unit_test(own_checksums_are_those_of_the_own_data),
+		cmocka_unit_test(a_rank_without_regions_has_an_epoch),
+		cmocka_unit_test(a_failed_allocation_leaves_nothing),
+		cmocka_unit_test(what_does_not_fit_is_refused),
+		cmocka_unit_test(the_arena_stays_mapped_while_a_transfer_is_under_way),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
