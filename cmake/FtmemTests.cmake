@@ -13,9 +13,9 @@ set(FTMEM_TEST_ENVIRONMENT
   "UBSAN_OPTIONS=print_stacktrace=1"
   "TSAN_OPTIONS=suppressions=${supp}/tsan.supp:ignore_noninstrumented_modules=1")
 if(FTMEM_SANITIZE)
-  set(FTMEM_TEST_TIMEOUT 600)
+  set(FTMEM_TEST_TIMEOUT 900)
 else()
-  set(FTMEM_TEST_TIMEOUT 120)
+  set(FTMEM_TEST_TIMEOUT 300)
 endif()
 
 function(ftmem_test_properties name label)

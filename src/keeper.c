@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stddef.h>
 
+#include "clock.h"
 #include "error.h"
 
 #define LOOK_NS UINT64_C(250000000)
@@ -39,17 +40,22 @@ void keeper_let_go(struct keeper *k, const struct arena *a)
 
 int keeper_ensure(struct keeper *k)
 {
-	int rc;
+	bool alive = smp_alive(k->smp);
+	int rc = 0;
 
-	if (smp_alive(k->smp))
+	if (alive && !k->owing)
 		return 0;
-	log_line(k->log, FTMEM_LOG_WARN, "the snapshot-management process (pid %" PRId32 ") is gone: "
-	         "starting another and handing the memory over", smp_pid(k->smp));
-	rc = smp_reconnect(k->smp);
+	k->owing = true;
+	if (!alive) {
+		log_line(k->log, FTMEM_LOG_WARN, "the snapshot-management process (pid %" PRId32
+		         ") is gone: starting another and handing the memory over", smp_pid(k->smp));
+		rc = smp_reconnect(k->smp);
+	}
 	for (int i = 0; rc == 0 && i < KEEPER_ARENAS; i++)
 		if (k->arena[i])
 			rc = smp_adopt(k->smp, k->arena[i]->header->epoch, k->arena[i]->header->rank,
 			               k->arena[i]->fd);
+	k->owing = rc != 0;
 	if (rc == 0)
 		log_line(k->log, FTMEM_LOG_INFO, "snapshot-management process %" PRId32
 		         " has taken the memory over", smp_pid(k->smp));
@@ -68,7 +74,8 @@ void keeper_watch(struct keeper *k, uint64_t now_ns)
 		k->failing = false;
 		return;
 	}
-	k->next_look_ns = now_ns + RETRY_NS;
+	/* The attempt itself may have taken longer than that. */
+	k->next_look_ns = clock_ns() + RETRY_NS;
 	if (!k->failing)
 		log_line(k->log, FTMEM_LOG_ERROR, "%s: the versions live in the trainer alone until this "
 		         "succeeds", error_msg());

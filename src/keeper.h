@@ -16,6 +16,7 @@ struct keeper {
 	const struct log *log;
 	const struct arena *arena[KEEPER_ARENAS]; /* borrowed; NULL: none */
 	uint64_t next_look_ns;
+	bool owing;            /* the SMP may lack an arena */
 	bool failing;          /* said so already */
 };
 

@@ -165,7 +165,7 @@ static bool plan_unit(const struct rebuild *r, uint64_t i, struct unit *u)
 		if ((erased & BIT(x)) && (r->config->parity || !rail_is_parity(r->rail, u->stripe, x)))
 			u->want[u->wants++] = x;
 	}
-	if (u->wants == 0)
+	if (u->wants == 0 || live == 0)
 		return false;
 	turn = (u->stripe + u->row % ROTATION) % live;
 	for (at = 0; !(usable & BIT(at)) || turn > 0; at++)

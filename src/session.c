@@ -279,6 +279,10 @@ void session_close(struct ftmem *ft)
 	progress_free(ft->progress);
 	if (ft->copy)
 		ft->copy_ops->close(ft->copy);
+	/* An SMP that died just now would take with it what only we still hold. */
+	if (ft->epoch && keeper_ensure(&ft->keeper) < 0)
+		log_line(&ft->opts.log, FTMEM_LOG_ERROR, "closing: %s: what this rank holds is lost",
+		         error_msg());
 	keeper_deinit(&ft->keeper);
 	epoch_free(ft->epoch, ft->net && ft->net->lingering);
 	epoch_free(ft->former, ft->net && ft->net->lingering);

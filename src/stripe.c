@@ -1,98 +1,31 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "stripe.h"
-
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "checksum.h"
-#include "clock.h"
 #include "ec/codec.h"
 #include "error.h"
-#include "tags.h"
-
-struct intent {
-	uint64_t version;
-	uint64_t go;
-};
-
-struct trailer {
-	uint64_t version;
-	uint32_t good, count;
-	uint32_t sum, reserved;       /* checksum of it all with this field 0 */
-	uint32_t sums[];
-};
-
-enum phase { PHASE_TELL, PHASE_MOVE, PHASE_OVER };
-
-/* One other member. */
-struct peer {
-	struct intent intent;
-	struct net_req intent_send, intent_recv;
-	struct trailer *trailer;      /* received */
-	struct net_req trailer_send, trailer_recv;
-};
-
-/* One row of blocks in flight. */
-struct row {
-	struct net_req *send;         /* [(n - 1) * m] */
-	struct net_req *recv;         /* [m * k] */
-	uint32_t sends, recvs;        /* active */
-	uint32_t left[RAIL_MAX];      /* per parity row: blocks still to come */
-	uint8_t *staging;             /* [m * k] blocks */
-};
-
-struct stripe {
-	struct stripe_config config;
-	const struct rail *rail;
-	uint32_t me, n, k, m, rows, own_rows;
-	struct codec *codec;
-	struct peer *peer;            /* [n], own unused */
-	struct row *row;              /* [window] */
-	uint8_t *staging, *zeros;
-	uint64_t staging_bytes;
-	struct intent own_intent;
-	struct trailer *own_trailer;
-
-	enum phase phase;
-	enum stripe_state state;
-	struct slot *slot;
-	const struct copy_job *job;
-	uint32_t send_row, send_step; /* cursor: row, position in the row */
-	uint32_t recv_row;            /* next row to post */
-	uint32_t encode_row;          /* rows below it are encoded */
-	bool told, sealed, damaged;
-};
+#include "stripe_impl.h"
 
 static bool has_data(const struct stripe *s)
 {
 	return s->rail->data_bytes[s->me] > 0;
 }
 
-static size_t trailer_bytes(const struct stripe *s, uint32_t member)
-{
-	return sizeof(struct trailer) + sizeof(uint32_t) * rail_data_blocks(s->rail, member);
-}
-
-static uint32_t *sum_at(const struct stripe *s, uint32_t member, uint32_t chunk, uint32_t row)
-{
-	return s->slot->sums + slot_data_sum_index(s->config.shape, s->config.rail, member, chunk, row);
-}
-
 static int alloc_peers(struct stripe *s)
 {
 	s->peer = calloc(s->n, sizeof(*s->peer));
-	s->own_trailer = calloc(1, trailer_bytes(s, s->me));
+	s->own_trailer = calloc(1, stripe_trailer_bytes(s, s->me));
 	if (!s->peer || !s->own_trailer)
 		return FTMEM_ENOMEM;
-	s->staging_bytes += trailer_bytes(s, s->me);
+	s->staging_bytes += stripe_trailer_bytes(s, s->me);
 	for (uint32_t i = 0; i < s->n; i++) {
 		if (i == s->me)
 			continue;
-		s->peer[i].trailer = calloc(1, trailer_bytes(s, i));
+		s->peer[i].trailer = calloc(1, stripe_trailer_bytes(s, i));
 		if (!s->peer[i].trailer)
 			return FTMEM_ENOMEM;
-		s->staging_bytes += trailer_bytes(s, i);
+		s->staging_bytes += stripe_trailer_bytes(s, i);
 	}
 	return 0;
 }
@@ -110,7 +43,7 @@ static int alloc_rows(struct stripe *s)
 	s->zeros = s->staging + bytes - block;
 	s->staging_bytes += bytes;
 	for (uint32_t w = 0; w < s->config.window; w++) {
-		struct row *r = &s->row[w];
+		struct stripe_row *r = &s->row[w];
 
 		r->send = calloc((size_t)(s->n - 1) * s->m, sizeof(*r->send));
 		r->recv = calloc((size_t)s->m * s->k, sizeof(*r->recv));
@@ -225,7 +158,7 @@ uint64_t stripe_staging_bytes(const struct stripe *s)
 void stripe_begin(struct stripe *s, uint64_t version, bool go, struct slot *slot,
                   const struct copy_job *job)
 {
-	s->own_intent = (struct intent){version, go};
+	s->own_intent = (struct stripe_intent){version, go};
 	s->slot = slot;
 	s->job = job;
 	s->phase = PHASE_TELL;
@@ -234,27 +167,7 @@ void stripe_begin(struct stripe *s, uint64_t version, bool go, struct slot *slot
 	s->told = s->sealed = s->damaged = false;
 }
 
-/* --- tell --- */
-
-static int post_intents(struct stripe *s)
-{
-	struct net *net = s->config.net;
-	uint32_t tag = tag_exchange(s->rail->id, TAG_INTENT);
-	int rc = 0;
-
-	for (uint32_t t = 1; rc == 0 && t < s->n; t++) {
-		uint32_t i = (s->me + t) % s->n;
-		struct peer *p = &s->peer[i];
-
-		rc = net_recv(net, s->rail->rank[i], tag, &p->intent, sizeof(p->intent), &p->intent_recv);
-		if (rc == 0)
-			rc = net_send(net, s->rail->rank[i], tag, &s->own_intent, sizeof(s->own_intent),
-			              &p->intent_send);
-	}
-	return rc;
-}
-
-static int test_req(struct stripe *s, struct net_req *req, uint32_t *done, uint32_t *active)
+int stripe_test(struct stripe *s, struct net_req *req, uint32_t *done, uint32_t *active)
 {
 	int rc;
 
@@ -267,12 +180,32 @@ static int test_req(struct stripe *s, struct net_req *req, uint32_t *done, uint3
 	return 0;
 }
 
+/* --- tell --- */
+
+static int post_intents(struct stripe *s)
+{
+	struct net *net = s->config.net;
+	uint32_t tag = tag_exchange(s->rail->id, TAG_INTENT);
+	int rc = 0;
+
+	for (uint32_t t = 1; rc == 0 && t < s->n; t++) {
+		uint32_t i = (s->me + t) % s->n;
+		struct stripe_peer *p = &s->peer[i];
+
+		rc = net_recv(net, s->rail->rank[i], tag, &p->intent, sizeof(p->intent), &p->intent_recv);
+		if (rc == 0)
+			rc = net_send(net, s->rail->rank[i], tag, &s->own_intent, sizeof(s->own_intent),
+			              &p->intent_send);
+	}
+	return rc;
+}
+
 static bool all_go(const struct stripe *s)
 {
 	bool go = s->own_intent.go;
 
 	for (uint32_t i = 0; i < s->n; i++) {
-		const struct intent *other = &s->peer[i].intent;
+		const struct stripe_intent *other = &s->peer[i].intent;
 
 		if (i == s->me)
 			continue;
@@ -284,18 +217,6 @@ static bool all_go(const struct stripe *s)
 		go = go && other->go && other->version == s->own_intent.version;
 	}
 	return go;
-}
-
-static int post_trailer_recvs(struct stripe *s)
-{
-	uint32_t tag = tag_exchange(s->rail->id, TAG_TRAILER);
-	int rc = 0;
-
-	for (uint32_t i = 0; rc == 0 && i < s->n; i++)
-		if (i != s->me)
-			rc = net_recv(s->config.net, s->rail->rank[i], tag, s->peer[i].trailer,
-			              trailer_bytes(s, i), &s->peer[i].trailer_recv);
-	return rc;
 }
 
 static int step_tell(struct stripe *s)
@@ -311,9 +232,9 @@ static int step_tell(struct stripe *s)
 		done = 1;
 	}
 	for (uint32_t i = 0; i < s->n; i++) {
-		rc = test_req(s, &s->peer[i].intent_send, &done, &active);
+		rc = stripe_test(s, &s->peer[i].intent_send, &done, &active);
 		if (rc == 0)
-			rc = test_req(s, &s->peer[i].intent_recv, &done, &active);
+			rc = stripe_test(s, &s->peer[i].intent_recv, &done, &active);
 		if (rc < 0)
 			return rc;
 	}
@@ -325,310 +246,11 @@ static int step_tell(struct stripe *s)
 		return 1;
 	}
 	s->phase = PHASE_MOVE;
-	rc = post_trailer_recvs(s);
+	rc = stripe_seal_begin(s);
 	return rc < 0 ? rc : 1;
 }
 
-/* --- move: receive and encode --- */
-
-/* The stripe of an own parity row, and the member of its data block d. */
-static uint32_t source_of(const struct stripe *s, uint32_t j, uint32_t d)
-{
-	return rail_member_of_code(s->rail, rail_stripe_of_parity(s->rail, s->me, j), d);
-}
-
-static void encode(struct stripe *s, uint32_t b, uint32_t j)
-{
-	const struct row *r = &s->row[b % s->config.window];
-	uint32_t len = rail_parity_len(s->rail, b);
-	uint8_t *dst = slot_parity(s->slot, s->config.rail, j) + (uint64_t)b * s->rail->block_bytes;
-	const uint8_t *src[RAIL_MAX];
-
-	for (uint32_t d = 0; d < s->k; d++) {
-		bool present = rail_data_len(s->rail, source_of(s, j, d), d, b) > 0;
-
-		src[d] = present ? r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes : s->zeros;
-	}
-	codec_encode(s->codec, j, len, src, dst);
-	s->slot->sums[slot_parity_sum_index(s->config.shape, s->config.rail, j, b)] =
-		checksum(dst, len);
-}
-
-static int post_row(struct stripe *s, uint32_t b)
-{
-	struct row *r = &s->row[b % s->config.window];
-	uint32_t tag = tag_exchange(s->rail->id, TAG_BLOCK);
-
-	memset(r->left, 0, sizeof(r->left));
-	/* Per sender in the order in which it sends: by parity row. */
-	for (uint32_t j = 0; j < s->m; j++) {
-		for (uint32_t d = 0; d < s->k; d++) {
-			uint32_t member = source_of(s, j, d);
-			uint32_t len = rail_data_len(s->rail, member, d, b);
-			int rc;
-
-			if (len == 0)
-				continue;
-			rc = net_recv(s->config.net, s->rail->rank[member], tag,
-			              r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes, len,
-			              &r->recv[j * s->k + d]);
-			if (rc < 0)
-				return rc;
-			r->left[j]++;
-			r->recvs++;
-		}
-		/* Nobody has data in this row of the stripe: its parity is known. */
-		if (r->left[j] == 0)
-			encode(s, b, j);
-	}
-	return 0;
-}
-
-/* A block has arrived: its checksum, and zeros up to the length of the row. */
-static void take_block(struct stripe *s, uint32_t b, uint32_t j, uint32_t d)
-{
-	struct row *r = &s->row[b % s->config.window];
-	uint32_t member = source_of(s, j, d);
-	uint32_t len = rail_data_len(s->rail, member, d, b), row_len = rail_parity_len(s->rail, b);
-	uint8_t *block = r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes;
-
-	*sum_at(s, member, d, b) = checksum(block, len);
-	memset(block + len, 0, row_len - len);
-	r->left[j]--;
-	r->recvs--;
-}
-
-static int step_receive_row(struct stripe *s, uint32_t b, bool *progress)
-{
-	struct row *r = &s->row[b % s->config.window];
-
-	for (uint32_t j = 0; r->recvs > 0 && j < s->m; j++) {
-		for (uint32_t d = 0; r->left[j] > 0 && d < s->k; d++) {
-			struct net_req *req = &r->recv[j * s->k + d];
-			int rc;
-
-			if (!req->active)
-				continue;
-			rc = net_test(s->config.net, req);
-			if (rc < 0)
-				return rc;
-			if (req->active)
-				continue;
-			*progress = true;
-			take_block(s, b, j, d);
-			if (r->left[j] == 0)
-				encode(s, b, j);
-		}
-	}
-	return 0;
-}
-
-static int step_receive(struct stripe *s, bool *progress)
-{
-	int rc = 0;
-
-	while (rc == 0 && s->recv_row < s->rows && s->recv_row < s->encode_row + s->config.window) {
-		rc = post_row(s, s->recv_row++);
-		*progress = true;
-	}
-	for (uint32_t b = s->encode_row; rc == 0 && b < s->recv_row; b++)
-		rc = step_receive_row(s, b, progress);
-	while (s->encode_row < s->recv_row && s->row[s->encode_row % s->config.window].recvs == 0)
-		s->encode_row++;
-	return rc;
-}
-
-/* --- move: send --- */
-
-/* 1 sent or nothing to send at this position, 0 not yet. */
-static int send_one(struct stripe *s)
-{
-	struct row *r = &s->row[s->send_row % s->config.window];
-	uint32_t member = (s->me + 1 + s->send_step / s->m) % s->n, j = s->send_step % s->m;
-	uint32_t stripe = rail_stripe_of_parity(s->rail, member, j);
-	uint32_t chunk, len;
-	int rc;
-
-	if (rail_is_parity(s->rail, stripe, s->me))
-		return 1;
-	chunk = rail_chunk(s->rail, stripe, s->me);
-	len = rail_data_len(s->rail, s->me, chunk, s->send_row);
-	if (len == 0)
-		return 1;
-	if (atomic_load_explicit(&s->job->landed[copy_plan_index(s->rail, s->me, chunk, s->send_row)],
-	                         memory_order_acquire) == COPY_PENDING)
-		return 0;
-	if (!limiter_allows(s->config.limiter, clock_ns()))
-		return 0;
-	rc = net_send(s->config.net, s->rail->rank[member], tag_exchange(s->rail->id, TAG_BLOCK),
-	              s->slot->data + rail_data_offset(s->rail, s->me, chunk, s->send_row), len,
-	              &r->send[s->send_step]);
-	if (rc < 0)
-		return rc;
-	limiter_spend(s->config.limiter, len);
-	r->sends++;
-	return 1;
-}
-
-static int test_sends(struct stripe *s, bool *progress)
-{
-	for (uint32_t w = 0; w < s->config.window; w++) {
-		struct row *r = &s->row[w];
-
-		for (uint32_t i = 0; r->sends > 0 && i < (s->n - 1) * s->m; i++) {
-			int rc;
-
-			if (!r->send[i].active)
-				continue;
-			rc = net_test(s->config.net, &r->send[i]);
-			if (rc < 0)
-				return rc;
-			if (!r->send[i].active) {
-				r->sends--;
-				*progress = true;
-			}
-		}
-	}
-	return 0;
-}
-
-static int step_send(struct stripe *s, bool *progress)
-{
-	uint32_t steps = (s->n - 1) * s->m;
-	int rc = test_sends(s, progress);
-
-	while (rc == 0 && s->send_row < s->own_rows) {
-		/* The first block of a row waits until the window has moved past it. */
-		if (s->send_step == 0 && s->row[s->send_row % s->config.window].sends > 0)
-			break;
-		rc = send_one(s);
-		if (rc <= 0)
-			break;
-		rc = 0;
-		*progress = true;
-		if (++s->send_step == steps) {
-			s->send_step = 0;
-			s->send_row++;
-		}
-	}
-	return rc;
-}
-
-/* --- seal --- */
-
-/* 1 all blocks landed, -1 one failed, 0 not yet. */
-static int own_copy(const struct stripe *s)
-{
-	int verdict = 1;
-
-	for (uint32_t i = 0; s->job && i < s->job->plan->blocks; i++) {
-		switch (atomic_load_explicit(&s->job->landed[i], memory_order_acquire)) {
-		case COPY_PENDING:
-			return 0;
-		case COPY_FAILED:
-			verdict = -1;
-			break;
-		default:
-			break;
-		}
-	}
-	return verdict;
-}
-
-static int send_trailers(struct stripe *s, bool *progress)
-{
-	uint32_t tag = tag_exchange(s->rail->id, TAG_TRAILER), count = rail_data_blocks(s->rail, s->me);
-	int good, rc = 0;
-
-	/* Rows that were sent have landed; without peers nothing is sent. */
-	if (s->sealed || (s->m > 0 && s->send_row < s->own_rows))
-		return 0;
-	good = own_copy(s);
-	if (good == 0)
-		return 0;
-	s->sealed = true;
-	s->damaged = s->damaged || good < 0;
-	*progress = true;
-	s->own_trailer->version = s->own_intent.version;
-	s->own_trailer->good = good > 0;
-	s->own_trailer->count = count;
-	if (count > 0)
-		memcpy(s->own_trailer->sums, sum_at(s, s->me, 0, 0), count * sizeof(uint32_t));
-	s->own_trailer->sum = 0;
-	s->own_trailer->sum = checksum(s->own_trailer, trailer_bytes(s, s->me));
-	for (uint32_t t = 1; rc == 0 && t < s->n; t++) {
-		uint32_t i = (s->me + t) % s->n;
-
-		rc = net_send(s->config.net, s->rail->rank[i], tag, s->own_trailer,
-		              trailer_bytes(s, s->me), &s->peer[i].trailer_send);
-	}
-	return rc;
-}
-
-/* Most of its checksums are of blocks that did not come here: nothing else tells
- * whether they are right. */
-static bool trailer_fits(const struct stripe *s, uint32_t member)
-{
-	struct trailer *t = s->peer[member].trailer;
-	uint32_t sum = t->sum;
-
-	t->sum = 0;
-	t->sum = checksum(t, trailer_bytes(s, member));
-	return t->sum == sum;
-}
-
-/* Compares what arrived from member with the checksums it took when it copied. */
-static void check_trailer(struct stripe *s, uint32_t member)
-{
-	const struct trailer *t = s->peer[member].trailer;
-	uint32_t rows = rail_chunk_rows(s->rail, member);
-
-	if (!trailer_fits(s, member) || t->version != s->own_intent.version ||
-	    t->count != rail_data_blocks(s->rail, member)) {
-		log_line(s->config.log, FTMEM_LOG_ERROR, "rank %" PRIu32 " sealed another version or layout, "
-		         "or its checksums were damaged on their way", s->rail->rank[member]);
-		s->damaged = true;
-		return;
-	}
-	if (!t->good) {
-		s->damaged = true;
-		return;
-	}
-	for (uint32_t j = 0; j < s->m; j++) {
-		uint32_t stripe = rail_stripe_of_parity(s->rail, s->me, j), chunk;
-
-		if (rail_is_parity(s->rail, stripe, member) || rows == 0)
-			continue;
-		chunk = rail_chunk(s->rail, stripe, member);
-		for (uint32_t b = 0; b < rows; b++) {
-			if (rail_data_len(s->rail, member, chunk, b) == 0 ||
-			    *sum_at(s, member, chunk, b) == t->sums[chunk * rows + b])
-				continue;
-			log_line(s->config.log, FTMEM_LOG_ERROR, "a block of rank %" PRIu32 " was damaged on "
-			         "its way: version %" PRIu64 " is dropped", s->rail->rank[member],
-			         s->own_intent.version);
-			s->damaged = true;
-			return;
-		}
-	}
-	if (t->count > 0)
-		memcpy(sum_at(s, member, 0, 0), t->sums, t->count * sizeof(uint32_t));
-}
-
-static int step_seal(struct stripe *s, bool *progress, uint32_t *active)
-{
-	uint32_t done = 0;
-	int rc = send_trailers(s, progress);
-
-	/* Received trailers wait until the blocks they speak of are there. */
-	for (uint32_t i = 0; rc == 0 && i < s->n; i++) {
-		rc = test_req(s, &s->peer[i].trailer_send, &done, active);
-		if (rc == 0)
-			rc = test_req(s, &s->peer[i].trailer_recv, &done, active);
-	}
-	*progress = *progress || done > 0;
-	return rc;
-}
+/* --- all parts in their order --- */
 
 static int step_move(struct stripe *s)
 {
@@ -637,11 +259,11 @@ static int step_move(struct stripe *s)
 	int rc = 0;
 
 	if (s->m > 0)
-		rc = step_receive(s, &progress);
+		rc = stripe_receive(s, &progress);
 	if (rc == 0 && s->m > 0 && has_data(s))
-		rc = step_send(s, &progress);
+		rc = stripe_send(s, &progress);
 	if (rc == 0)
-		rc = step_seal(s, &progress, &active);
+		rc = stripe_seal(s, &progress, &active);
 	if (rc < 0)
 		return rc;
 	for (uint32_t w = 0; s->m > 0 && w < s->config.window; w++)
@@ -650,7 +272,7 @@ static int step_move(struct stripe *s)
 		return progress;
 	for (uint32_t i = 0; i < s->n; i++)
 		if (i != s->me)
-			check_trailer(s, i);
+			stripe_check(s, i);
 	s->phase = PHASE_OVER;
 	s->state = s->damaged ? STRIPE_FAILED : STRIPE_COMPLETE;
 	return 1;

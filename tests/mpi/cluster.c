@@ -7,7 +7,6 @@
 
 #include "checksum.h"
 #include "mpi_check.h"
-#include "slot.h"
 #include "test_random.h"
 
 #define GUARD 64
@@ -373,6 +372,37 @@ uint64_t cluster_digest(const struct cluster *c, uint32_t but)
 		smp_close(smp);
 	}
 	return check_max(c->comm, digest);
+}
+
+struct arena *cluster_arena(const struct cluster *c, uint64_t version, struct slot **slot)
+{
+	struct smp_client *smp = cluster_smp(c, c->node_of[c->rank]);
+	struct smp_entry *entry = NULL;
+	uint64_t epoch = 0, incarnation = 0;
+	struct arena *a = NULL;
+	uint32_t count = 0;
+	int fd = -1, which = 0;
+
+	CHECK(smp);
+	CHECK_RESULT(smp_list(smp, &entry, &count), 0);
+	for (uint32_t i = 0; i < count; i++)
+		for (int j = 0; j < 2; j++) {
+			const struct commit_slot *s = &entry[i].slot[j];
+
+			if (entry[i].rank != c->rank || s->state != SLOT_COMMITTED ||
+			    s->stamp.version != version || s->stamp.incarnation <= incarnation)
+				continue;
+			epoch = entry[i].epoch;
+			incarnation = s->stamp.incarnation;
+			which = j;
+		}
+	CHECK_MSG(epoch, "version %llu is not held", (unsigned long long)version);
+	CHECK_RESULT(smp_attach(smp, epoch, c->rank, false, &fd), 0);
+	CHECK_RESULT(arena_attach(fd, true, &a), 0);
+	*slot = &a->slot[which];
+	free(entry);
+	smp_close(smp);
+	return a;
 }
 
 uint32_t cluster_epochs(const struct cluster *c, uint32_t node, uint64_t *newest)

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "ftmem.h"
+#include "slot.h"
 #include "smp/client.h"
 
 #define CLUSTER_RANKS 32
@@ -91,6 +92,9 @@ void cluster_lose(struct cluster *c, uint32_t nodes);
 struct smp_client *cluster_smp(const struct cluster *c, uint32_t node);
 /* A digest of all arenas on the nodes but these. Collective. */
 uint64_t cluster_digest(const struct cluster *c, uint32_t but);
+/* This rank's arena on its node that holds version, to be written to, and the slot;
+ * not while the job runs. Of several the latest. arena_free() ends it. */
+struct arena *cluster_arena(const struct cluster *c, uint64_t version, struct slot **slot);
 /* How many epochs a node holds arenas of, and the newest. Not collective. */
 uint32_t cluster_epochs(const struct cluster *c, uint32_t node, uint64_t *newest);
 

@@ -29,7 +29,6 @@ static void prepare(uint32_t parity, uint32_t turn, bool spread)
 {
 	uint64_t bytes = 30000 + 9000 * (spread ? (job.rank + turn) % 3 : turn % 3);
 
-
 	job.opts.parity = parity;
 	job.opts.block_bytes = 4096;
 	job.salt++;
@@ -39,34 +38,6 @@ static void prepare(uint32_t parity, uint32_t turn, bool spread)
 	cluster_commit(&job, 1);
 	cluster_commit(&job, 2);
 	cluster_close(&job);
-}
-
-/* This rank's own arena, to be written to. */
-static struct arena *own_arena(void)
-{
-	struct smp_client *smp = cluster_smp(&job, job.node_of[job.rank]);
-	struct smp_entry *entry = NULL;
-	struct arena *a = NULL;
-	uint32_t count = 0;
-	int fd = -1;
-
-	CHECK(smp);
-	CHECK_RESULT(smp_list(smp, &entry, &count), 0);
-	CHECK(count == 1 && entry[0].rank == job.rank);
-	CHECK_RESULT(smp_attach(smp, entry[0].epoch, job.rank, false, &fd), 0);
-	CHECK_RESULT(arena_attach(fd, true, &a), 0);
-	free(entry);
-	smp_close(smp);
-	return a;
-}
-
-/* The slot that holds version, by what it says itself. */
-static struct slot *find_slot(struct arena *a, uint64_t version)
-{
-	for (int i = 0; i < 2; i++)
-		if (a->slot[i].header->version == version)
-			return &a->slot[i];
-	check_failed(__FILE__, __LINE__, "version %llu is not there", (unsigned long long)version);
 }
 
 /* The bytes of a place. */
@@ -100,17 +71,30 @@ static uint8_t *find_place(struct arena *a, struct slot *s, enum place place, ui
 	}
 }
 
-static void flip(uint64_t version, enum place place, uint32_t count, uint64_t *random)
+/* A bit, or several, of this rank's slot of a version. Both are found before the first
+ * flip, since what is damaged may not be found any more. */
+static void flip(struct arena *a, struct slot *s, enum place place, uint32_t count,
+                 uint64_t *random)
 {
-	struct arena *a = own_arena();
 	uint64_t bytes;
-	uint8_t *at = find_place(a, find_slot(a, version), place, &bytes);
+	uint8_t *at = find_place(a, s, place, &bytes);
 
 	/* Several may let it look like the arena of another release, which is refused. */
 	if (place == ARENA_HEADER)
 		count = 1;
 	for (uint32_t i = 0; i < count; i++)
 		at[test_random(random) % bytes] ^= (uint8_t)(1u << test_random_below(random, 8));
+}
+
+/* Bits of version 2, and if both is set of version 1. */
+static void damage(enum place place, uint32_t count, bool both, uint64_t *random)
+{
+	struct slot *newest;
+	struct arena *a = cluster_arena(&job, 2, &newest);
+
+	if (both)
+		flip(a, &a->slot[newest == &a->slot[0]], place, count, random);
+	flip(a, newest, place, count, random);
 	arena_free(a);
 }
 
@@ -151,7 +135,7 @@ static void damage_on_one_node_is_repaired(void)
 				           place_name[place], turn);
 				prepare(m, turn, true);
 				if (job.rank == victim)
-					flip(2, place, 1 + turn % 3, &random);
+					damage(place, 1 + turn % 3, false, &random);
 				restores(2, place == DATA || place == PARITY);
 			}
 	cluster_deinit(&job);
@@ -174,7 +158,7 @@ static void damage_on_one_node_and_the_loss_of_another(void)
 				           place_name[place], lost, turn);
 				prepare(2, turn, true);
 				if (job.rank == victim)
-					flip(2, place, 2, &random);
+					damage(place, 2, false, &random);
 				cluster_lose(&job, 1u << lost);
 				restores(2, place == DATA || place == PARITY);
 				cluster_lose(&job, 1u << victim | 1u << turn % 4);
@@ -196,7 +180,7 @@ static void damage_beyond_parity_gives_the_older_version(void)
 			check_note("parity %u, %s", m, place_name[place]);
 			prepare(m, turn, false);
 			if (job.rank == 3)
-				flip(2, place, 1, &random);
+				damage(place, 1, false, &random);
 			cluster_lose(&job, m == 1 ? 1 : 3);
 			restores(1, false);
 		}
@@ -215,11 +199,8 @@ static void damage_beyond_parity_of_both_versions_is_refused(void)
 
 			check_note("parity %u, %s", m, place_name[place]);
 			prepare(m, turn, false);
-			/* After this what lies behind a damaged arena header is not found. */
-			if (job.rank == 3 && place < ARENA_HEADER)
-				flip(1, place, 1, &random);
 			if (job.rank == 3)
-				flip(2, place, 1, &random);
+				damage(place, 1, place < ARENA_HEADER, &random);
 			cluster_lose(&job, (1u << m) - 1);
 			cluster_start(&job);
 			rc = ftmem_restore(job.ft, &got);
@@ -234,6 +215,22 @@ static void damage_beyond_parity_of_both_versions_is_refused(void)
 			cluster_close(&job);
 		}
 	cluster_deinit(&job);
+}
+
+/* Up to three bits anywhere in both versions. */
+static void damage_anything(uint64_t *random)
+{
+	struct slot *newest;
+	struct arena *a = cluster_arena(&job, 2, &newest);
+	uint32_t count = 1 + test_random_below(random, 3);
+
+	for (uint32_t i = 0; i < count; i++) {
+		struct slot *s = &a->slot[test_random_below(random, 2)];
+		enum place place = (enum place)test_random_below(random, i == 0 ? PLACES : SUMS + 1);
+
+		flip(a, s, place, 1, random);
+	}
+	arena_free(a);
 }
 
 /* Whatever flips and whoever is lost: exact bytes of a version that was committed, the
@@ -255,14 +252,8 @@ static void whatever_flips_nothing_wrong_is_restored(void)
 		check_note("round %u, parity %u: flips on %s, lost %s", i, m, cluster_set_text(hit, a),
 		           cluster_set_text(lost, b));
 		prepare(m, i, true);
-		for (uint32_t j = 0; hit >> job.rank & 1 && j < 3; j++) {
-			enum place place = (enum place)test_random_below(&own, j < 2 ? SUMS + 1 : PLACES);
-
-			if (j < 2 || test_random_below(&own, 2))
-				flip(j == 0 || place >= ARENA_HEADER ? 2 : 1, place, 1, &own);
-			if (place == STATE || place == SLOT_HEADER)
-				break;
-		}
+		if (hit >> job.rank & 1)
+			damage_anything(&own);
 		cluster_lose(&job, lost);
 		cluster_start(&job);
 		cluster_poison(&job);
@@ -292,9 +283,7 @@ static void damage_is_not_taken_for_a_first_start(void)
 
 		check_note("%s of all", place_name[place]);
 		prepare(1, place, true);
-		if (place < ARENA_HEADER)
-			flip(1, place, 1, &random);
-		flip(2, place, 1, &random);
+		damage(place, 1, place < ARENA_HEADER, &random);
 		check_barrier(job.comm);
 		cluster_start(&job);
 		rc = ftmem_restore(job.ft, &got);

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* There is less memory than the arenas need: 4 ranks, one per node. */
+#include "cluster.h"
+#include "error.h"
+#include "memory.h"
+#include "mpi_check.h"
+
+#include <sys/mman.h>
+
+static struct cluster job;
+static const uint32_t odd = 2; /* the rank whose node is short */
+
+/* What the library is told, in place of what is. */
+static uint64_t room = UINT64_MAX;
+static bool touch_fails;
+
+uint64_t __real_memory_available(void);
+int __real_memory_touch(void *addr, size_t bytes, uint32_t threads);
+uint64_t __wrap_memory_available(void);
+int __wrap_memory_touch(void *addr, size_t bytes, uint32_t threads);
+
+uint64_t __wrap_memory_available(void)
+{
+	uint64_t is = __real_memory_available();
+
+	return is < room ? is : room;
+}
+
+int __wrap_memory_touch(void *addr, size_t bytes, uint32_t threads)
+{
+	if (touch_fails)
+		return error_set(FTMEM_ENOMEM, "no page to give");
+	return __real_memory_touch(addr, bytes, threads);
+}
+
+static void start_fresh(void)
+{
+	const uint64_t bytes[] = {100000 + 3000 * check_rank(), 4095};
+
+	cluster_init(&job, MPI_COMM_WORLD, "1,1,1,1");
+	cluster_regions(&job, bytes, 2);
+	cluster_start(&job);
+	cluster_restore_fails(&job, FTMEM_FRESH);
+}
+
+static uint32_t epochs_held(void)
+{
+	uint64_t newest;
+
+	return cluster_epochs(&job, job.node_of[job.rank], &newest);
+}
+
+/* After a seal that failed: the version is there, the trainer goes on without what
+ * was too much. */
+static void the_former_epoch_goes_on(const char *too_much, uint64_t version)
+{
+	CHECK_RESULT(ftmem_wait(job.ft, version, 1000), 0);
+	check_barrier(job.comm);
+	CHECK_MSG(epochs_held() == 1, "%u epochs", epochs_held());
+	check_barrier(job.comm);
+	CHECK_RESULT(ftmem_region_remove(job.ft, too_much), 0);
+	CHECK_RESULT(ftmem_seal(job.ft), 0);
+	cluster_commit(&job, version + 1);
+	cluster_close(&job);
+	cluster_lose(&job, 1);
+	cluster_start(&job);
+	cluster_restore(&job, version + 1);
+	cluster_deinit(&job);
+}
+
+static void arenas_larger_than_memory_are_refused(void)
+{
+	const size_t huge = (size_t)1 << 42;
+
+	for (uint32_t all = 0; all < 2; all++) {
+		struct ftmem_region r = FTMEM_REGION_INIT;
+
+		check_note("%s", all ? "all ranks" : "one rank");
+		start_fresh();
+		cluster_commit(&job, 1);
+		r.name = "huge";
+		r.bytes = all || job.rank == odd ? huge : 10;
+		r.addr = mmap(NULL, r.bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		              -1, 0);
+		CHECK(r.addr != MAP_FAILED);
+		CHECK_RESULT(ftmem_region_add(job.ft, &r), 0);
+		CHECK_RESULT(ftmem_seal(job.ft), FTMEM_ENOMEM);
+		if (all)
+			CHECK_MESSAGE("MiB");
+		the_former_epoch_goes_on("huge", 1);
+		munmap(r.addr, r.bytes);
+	}
+}
+
+static void a_node_without_room_is_named(void)
+{
+	uint8_t more[5000];
+	struct ftmem_region r = FTMEM_REGION_INIT;
+
+	start_fresh();
+	cluster_commit(&job, 1);
+	r.name = "more";
+	r.addr = more;
+	r.bytes = sizeof(more);
+	CHECK_RESULT(ftmem_region_add(job.ft, &r), 0);
+	room = job.rank == odd ? 100000 : UINT64_MAX;
+	CHECK_RESULT(ftmem_seal(job.ft), FTMEM_ENOMEM);
+	CHECK_MESSAGE("n2");
+	room = UINT64_MAX;
+	the_former_epoch_goes_on("more", 1);
+}
+
+static void memory_that_runs_out_while_it_is_taken_is_given_back(void)
+{
+	uint8_t more[5000];
+	struct ftmem_region r = FTMEM_REGION_INIT;
+
+	for (uint32_t all = 0; all < 2; all++) {
+		start_fresh();
+		cluster_commit(&job, 1);
+		r.name = "more";
+		r.addr = more;
+		r.bytes = sizeof(more);
+		CHECK_RESULT(ftmem_region_add(job.ft, &r), 0);
+		touch_fails = all || job.rank == odd;
+		CHECK_RESULT(ftmem_seal(job.ft), FTMEM_ENOMEM);
+		CHECK_MESSAGE(touch_fails ? "no page" : "n2");
+		touch_fails = false;
+		the_former_epoch_goes_on("more", 1);
+	}
+}
+
+static void a_first_seal_that_failed_can_be_done_again(void)
+{
+	const uint64_t bytes = 100000;
+
+	for (uint32_t i = 0; i < 2; i++) {
+		cluster_init(&job, MPI_COMM_WORLD, "1,1,1,1");
+		cluster_regions(&job, &bytes, 1);
+		CHECK_RESULT(cluster_try_open(&job), 0);
+		cluster_add_regions(&job);
+		touch_fails = i == 0 && job.rank == odd;
+		room = i == 1 && job.rank == odd ? 4096 : UINT64_MAX;
+		CHECK_RESULT(ftmem_seal(job.ft), FTMEM_ENOMEM);
+		CHECK_RESULT(ftmem_snapshot(job.ft, 1, NULL), FTMEM_EINVAL);
+		check_barrier(job.comm);
+		CHECK(epochs_held() == 0);
+		touch_fails = false;
+		room = UINT64_MAX;
+		check_barrier(job.comm);
+		CHECK_RESULT(ftmem_seal(job.ft), 0);
+		cluster_restore_fails(&job, FTMEM_FRESH);
+		cluster_commit(&job, 1);
+		cluster_deinit(&job);
+	}
+}
+
+/* A start that finds no memory leaves what is stored alone. */
+static void what_is_stored_outlives_a_start_without_memory(void)
+{
+	start_fresh();
+	cluster_commit(&job, 1);
+	cluster_commit(&job, 2);
+	cluster_close(&job);
+	cluster_lose(&job, 1u << odd);
+	room = job.rank == odd ? 4096 : UINT64_MAX;
+	CHECK_RESULT(cluster_try_start(&job), FTMEM_ENOMEM);
+	cluster_close(&job);
+	room = UINT64_MAX;
+	cluster_start(&job);
+	cluster_restore(&job, 2);
+	cluster_deinit(&job);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct check_case cases[] = {
+		{"arenas_larger_than_memory_are_refused", arenas_larger_than_memory_are_refused},
+		{"a_node_without_room_is_named", a_node_without_room_is_named},
+		{"memory_that_runs_out_while_it_is_taken_is_given_back",
+		 memory_that_runs_out_while_it_is_taken_is_given_back},
+		{"a_first_seal_that_failed_can_be_done_again",
+		 a_first_seal_that_failed_can_be_done_again},
+		{"what_is_stored_outlives_a_start_without_memory",
+		 what_is_stored_outlives_a_start_without_memory},
+	};
+
+	check_init(&argc, &argv);
+	return CHECK_RUN(cases);
+}
