@@ -175,8 +175,11 @@ int move_restore(struct rescue *r)
 		mine = &received;
 	}
 	rc = session_agree(ft, rc, "moving stored data");
-	if (rc == 0)
+	if (rc == 0) {
 		rc = session_agree(ft, fetch(r, mine, stream), "moving stored data");
+		/* What is on its way would be taken for another try's. */
+		ft->net->broken = ft->net->broken || rc < 0;
+	}
 	if (rc == 0 && (mine->slot->shape->data_bytes > 0 || ft->epoch->layout->count > 0))
 		rc = match(mine->slot, ft->epoch->layout, &stored);
 	rc = session_agree(ft, rc, "comparing layouts");

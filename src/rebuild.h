@@ -57,11 +57,14 @@ int rebuild_possible(const struct rail *rail, const struct rebuild_member *membe
                      const struct rebuild_bad *bad, uint32_t bad_count, bool *possible);
 
 /*
- * To be called by all agents of the rail's members; ranks that act in several rails
- * call in ascending order of rail id. Fills data, parity and checksum tables of lost
- * members' slots, not their headers; report is added to. ECORRUPT: a rebuilt block does not fit its
- * checksum. ENOMEM, ENET, ETIMEOUT (names the rank waited for).
+ * Rebuilds count rails at once: all those in which this rank is an agent and anything
+ * is missing; likewise on all other ranks. Fills data, parity and checksum tables of lost
+ * members' slots, not their headers; report is added to. The configs share net and
+ * timeout. ECORRUPT: a block does not fit its checksum. ENOMEM, ENET, ETIMEOUT (names
+ * the rank waited for). After an error messages may be on their way: the network must
+ * not be used for another rebuild.
  */
-int rebuild_rail(const struct rebuild_config *config, struct rebuild_report *report);
+int rebuild_rails(const struct rebuild_config *config, uint32_t count,
+                  struct rebuild_report *report);
 
 #endif

@@ -378,28 +378,76 @@ static int make_room(struct rescue *r)
 	return rc;
 }
 
+/* Rails in which something is missing and this rank has a part; jobs are the caller's
+ * to free, with their bad lists. */
+static int broken_rails(struct rescue *r, struct rail_job **jobs, uint32_t *count)
+{
+	uint32_t room = 0;
+	int rc = 0;
+
+	*jobs = NULL;
+	*count = 0;
+	for (uint32_t id = 0; rc == 0 && id < map_rail_count(r->epoch->map); id++) {
+		struct rail_job *grown;
+
+		if (*count == room) {
+			room = room ? 2 * room : 8;
+			grown = realloc(*jobs, room * sizeof(**jobs));
+			if (!grown)
+				return error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " rails", room);
+			*jobs = grown;
+		}
+		rc = prepare_rail(r, id, &(*jobs)[*count]);
+		if (rc == 0 && (*jobs)[*count].mine &&
+		    ((*jobs)[*count].lost || (*jobs)[*count].bad_count > 0))
+			(*count)++;
+		else
+			free((*jobs)[*count].bad);
+	}
+	return rc;
+}
+
+static int rebuild_all(struct rescue *r, struct rail_job *jobs, uint32_t count,
+                       struct rebuild_report *report)
+{
+	struct rebuild_config *config = calloc(count ? count : 1, sizeof(*config));
+	int rc;
+
+	if (!config)
+		return error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " rails", count);
+	for (uint32_t i = 0; i < count; i++)
+		config[i] = (struct rebuild_config){
+			.net = r->ft->net,
+			.rail = &jobs[i].rail,
+			.member = jobs[i].member,
+			.bad = jobs[i].bad,
+			.bad_count = jobs[i].bad_count,
+			.parity = r->in_place,
+			.window = r->ft->epoch->window + 2,
+			.timeout_ms = r->ft->opts.timeout_ms,
+		};
+	rc = rebuild_rails(config, count, report);
+	free(config);
+	return rc;
+}
+
 int rescue_rebuild(struct rescue *r, struct rebuild_report *report)
 {
 	struct ftmem *ft = r->ft;
-	int rc = session_agree(ft, make_room(r), "rebuilding");
+	struct rail_job *jobs = NULL;
+	uint32_t count = 0;
+	int rc = make_room(r);
 
-	for (uint32_t id = 0; rc == 0 && id < map_rail_count(r->epoch->map); id++) {
-		struct rail_job job;
-		struct rebuild_config config = {
-			.net = ft->net,
-			.rail = &job.rail,
-			.member = job.member,
-			.parity = r->in_place,
-			.window = ft->epoch->window + 2,
-			.timeout_ms = ft->opts.timeout_ms,
-		};
-
-		rc = prepare_rail(r, id, &job);
-		config.bad = job.bad;
-		config.bad_count = job.bad_count;
-		if (rc == 0 && job.mine && (job.lost || job.bad_count > 0))
-			rc = rebuild_rail(&config, report);
-		free(job.bad);
+	if (rc == 0)
+		rc = broken_rails(r, &jobs, &count);
+	rc = session_agree(ft, rc, "rebuilding");
+	if (rc == 0) {
+		rc = session_agree(ft, rebuild_all(r, jobs, count, report), "rebuilding");
+		/* What is on its way would be taken for another try's. */
+		ft->net->broken = ft->net->broken || rc < 0;
 	}
-	return session_agree(ft, rc, "rebuilding");
+	for (uint32_t i = 0; i < count; i++)
+		free(jobs[i].bad);
+	free(jobs);
+	return rc;
 }

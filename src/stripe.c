@@ -61,7 +61,7 @@ int stripe_new(const struct stripe_config *config, struct stripe **out)
 	int rc = FTMEM_ENOMEM;
 
 	*out = NULL;
-	if (tag_exchange(rail->id, TAG_TRAILER) > config->net->tag_max)
+	if (tag_rail(rail->id, TAG_SUMS) > config->net->tag_max)
 		return error_set(FTMEM_ENET, "rail %" PRIu32 " needs a message tag beyond this MPI's "
 		                 "limit of %" PRIu32, rail->id, config->net->tag_max);
 	s = calloc(1, sizeof(*s));
@@ -185,7 +185,7 @@ int stripe_test(struct stripe *s, struct net_req *req, uint32_t *done, uint32_t 
 static int post_intents(struct stripe *s)
 {
 	struct net *net = s->config.net;
-	uint32_t tag = tag_exchange(s->rail->id, TAG_INTENT);
+	uint32_t tag = tag_rail(s->rail->id, TAG_INTENT);
 	int rc = 0;
 
 	for (uint32_t t = 1; rc == 0 && t < s->n; t++) {

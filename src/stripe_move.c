@@ -34,7 +34,7 @@ static void encode(struct stripe *s, uint32_t b, uint32_t j)
 static int post_row(struct stripe *s, uint32_t b)
 {
 	struct stripe_row *r = &s->row[b % s->config.window];
-	uint32_t tag = tag_exchange(s->rail->id, TAG_BLOCK);
+	uint32_t tag = tag_rail(s->rail->id, TAG_BLOCK);
 
 	memset(r->left, 0, sizeof(r->left));
 	/* Per sender in the order in which it sends: by parity row. */
@@ -137,7 +137,7 @@ static int send_one(struct stripe *s)
 		return 0;
 	if (!limiter_allows(s->config.limiter, clock_ns()))
 		return 0;
-	rc = net_send(s->config.net, s->rail->rank[member], tag_exchange(s->rail->id, TAG_BLOCK),
+	rc = net_send(s->config.net, s->rail->rank[member], tag_rail(s->rail->id, TAG_BLOCK),
 	              s->slot->data + rail_data_offset(s->rail, s->me, chunk, s->send_row), len,
 	              &r->send[s->send_step]);
 	if (rc < 0)

@@ -7,7 +7,7 @@
 
 int stripe_seal_begin(struct stripe *s)
 {
-	uint32_t tag = tag_exchange(s->rail->id, TAG_TRAILER);
+	uint32_t tag = tag_rail(s->rail->id, TAG_TRAILER);
 	int rc = 0;
 
 	for (uint32_t i = 0; rc == 0 && i < s->n; i++)
@@ -38,7 +38,7 @@ static int own_copy(const struct stripe *s)
 
 static int send_trailers(struct stripe *s, bool *progress)
 {
-	uint32_t tag = tag_exchange(s->rail->id, TAG_TRAILER), count = rail_data_blocks(s->rail, s->me);
+	uint32_t tag = tag_rail(s->rail->id, TAG_TRAILER), count = rail_data_blocks(s->rail, s->me);
 	int good, rc = 0;
 
 	/* Rows that were sent have landed; without peers nothing is sent. */

@@ -93,7 +93,8 @@ PURE = {"rail": IMPURE, "map": IMPURE,
         "commit": IMPURE | {"stdlib.h"}, "recover": IMPURE | {"stdlib.h"}}
 
 # Files of a module that is more than one pair; NAME_impl.h is what they share.
-PARTS = {"stripe_impl": "stripe", "stripe_move": "stripe", "stripe_seal": "stripe"}
+PARTS = {"stripe_impl": "stripe", "stripe_move": "stripe", "stripe_seal": "stripe",
+         "rebuild_impl": "rebuild", "rebuild_unit": "rebuild"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
 

@@ -13,12 +13,14 @@ import collections
 import concurrent.futures
 import itertools
 import random
+import shlex
 import sys
 import threading
 import time
 
 import crash_cases
-from harness import Failure, Job, add_arguments, end_on_sigterm, expect, natural, processes_of, wait_for
+from harness import Failure, Job, add_arguments, end_on_sigterm, expect, natural, \
+    processes_of, programs, wait_for
 
 # Rank processes are gone so soon after mpirun has ended.
 GONE_S = 5
@@ -190,14 +192,13 @@ def describe(case):
     return f"{len(set(case.nodes))}/{case.parity}", faults or "-"
 
 
-def show(case, problem, history, seconds):
+def show(again, case, problem, history, seconds):
     group, faults = describe(case)
     versions = " ".join(map(str, history)).replace("fresh", "-")
     print(f"{'ok' if problem is None else 'FAILED':6}  {case.name:42} {group:4} {seconds:5.1f} s  "
           f"{versions:14}  {faults}", flush=True)
     if problem is not None:
-        print(f"    {problem}\n    again: {sys.argv[0]} ... --seed {stop.seed} --case {case.name}",
-              flush=True)
+        print(f"    {problem}\n    again: {again} --case {case.name}", flush=True)
 
 
 def main():
@@ -205,17 +206,19 @@ def main():
     add_arguments(parser)
     parser.add_argument("--full", action="store_true", help="the whole matrix, all losses")
     parser.add_argument("--case", action="append", default=[], metavar="TEXT",
-                        help="only cases whose name contains it")
+                        help="only the case of this name, or those whose name contains it")
     parser.add_argument("--list", action="store_true", help="only print the cases")
     parser.add_argument("--jobs", type=int, default=2, help="cases at once (default 2)")
     parser.add_argument("--seed", type=int, default=1, help="of the choice of nodes to lose")
     args = parser.parse_args()
     end_on_sigterm()
-    stop.seed = args.seed
+    again = shlex.join([sys.executable, sys.argv[0], *programs(args), "--seed", str(args.seed),
+                        *(["--full"] if args.full else [])])
 
     cases = list(crash_cases.full() if args.full else crash_cases.selected())
     if args.case:
-        cases = [c for c in cases if any(text in c.name for text in args.case)]
+        cases = [c for c in cases if c.name in args.case] or \
+            [c for c in cases if any(text in c.name for text in args.case)]
     if args.list or not cases:
         for case in sorted(cases, key=lambda c: natural(c.name)):
             print(f"{case.name:44}", *describe(case))
@@ -231,7 +234,7 @@ def main():
             for future in concurrent.futures.as_completed(futures):
                 outcome = future.result()
                 failed += outcome[1] is not None
-                show(*outcome)
+                show(again, *outcome)
         finally:
             stop.set()
             for trial in list(running):

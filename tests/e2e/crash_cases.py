@@ -125,7 +125,7 @@ def selected():
     yield Case("exchange-stop", (Act(fault("exchange", "stop", 1, 3),
                                      options=("--timeout-ms", 1500)),), SMALL)
     yield Case("exchange-kill-rank-async", (Act("exchange:1:40:kill-rank"),), SMALL,
-               options=("--async", "--step-ms", 3), steps=2000)
+               options=("--async", "--step-ms", 3), steps=200)
 
     for point in ("copy", "exchange", "after-prepare", "before-commit", "after-commit"):
         yield snapshot_case(point, "kill-node", 3, **LARGE_2)

@@ -371,6 +371,19 @@ static void resume(struct trainer *t)
 	append(t, file, line);
 }
 
+/* For the reader of a failed test. */
+static void note_stats(struct trainer *t)
+{
+	struct ftmem_stats stats = FTMEM_STATS_INIT;
+	char file[64], line[128];
+
+	check(t, ftmem_stats(t->ft, &stats), "ftmem_stats");
+	snprintf(file, sizeof(file), "result.%" PRIu64 ".%d", t->run, t->rank);
+	snprintf(line, sizeof(line), "committed %" PRIu64 " dropped %" PRIu64 " skipped %" PRIu64,
+	         stats.committed, stats.dropped, stats.skipped);
+	append(t, file, line);
+}
+
 static void grow(struct trainer *t)
 {
 	t->head.grown = 1;
@@ -388,6 +401,9 @@ static void train(struct trainer *t)
 		check(t, ftmem_fence(t->ft, NULL), "ftmem_fence");
 		if (t->grow && !t->head.grown && v > t->grow)
 			grow(t);
+		/* As the gradients' reduction does. Waiting for a version does it too. */
+		if (t->async)
+			MPI_Barrier(MPI_COMM_WORLD);
 		state_step(t);
 		digest_record(t);
 		rc = check(t, ftmem_snapshot(t->ft, v, NULL), "ftmem_snapshot");
@@ -499,6 +515,7 @@ int main(int argc, char **argv)
 	resume(&t);
 	train(&t);
 	settle(&t);
+	note_stats(&t);
 	hold(&t);
 	ftmem_close(t.ft);
 	MPI_Finalize();

@@ -76,6 +76,17 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--keep", action="store_true", help="keep the folder of what failed")
 
 
+def programs(args):
+    """The arguments of add_arguments() again; ends the test if a program is not there."""
+    given = []
+    for name in ("trainer", "smp", "ftmem", "mpirun"):
+        path = shutil.which(getattr(args, name))
+        if not path:
+            sys.exit(f"no program {getattr(args, name)}: build it, or say where with --{name}")
+        given += [f"--{name}", os.path.abspath(path)]
+    return given
+
+
 class Result:
     """An mpirun that has ended."""
 

@@ -18,7 +18,7 @@ import sys
 import time
 
 from harness import Failure, Job, add_arguments, alive, end_on_sigterm, expect, kill, \
-    processes_of, wait_for
+    processes_of, programs, wait_for
 
 NODES = ("n0", "n1", "n2")
 RETURN_S = 2.0            # mpirun's, after its ranks' end
@@ -533,6 +533,7 @@ def main():
     parser.add_argument("--case", action="append", default=[], metavar="TEXT",
                         help="only tests whose name contains it")
     args = parser.parse_args()
+    programs(args)
     end_on_sigterm()
     # Tests that may have to be skipped are run by name alone.
     tests = [t for t in TESTS + ALONE if any(text in t.__name__ for text in args.case)] or TESTS

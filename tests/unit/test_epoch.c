@@ -146,7 +146,7 @@ static void what_does_not_fit_is_refused(void **state)
 	assert_int_equal(epoch_new(&config, engine_layout(&c.rank[1]), engine_arena(&c, 0), &e),
 	                 FTMEM_EINVAL);
 	assert_null(e);
-	c.rank[0].net->tag_max = TAG_EXCHANGE;
+	c.rank[0].net->tag_max = TAG_RAILS;
 	assert_int_equal(epoch_new(&config, engine_layout(&c.rank[0]), engine_arena(&c, 0), &e),
 	                 FTMEM_ENET);
 	assert_null(e);

@@ -347,7 +347,7 @@ static void a_damaged_block_drops_the_version_for_all(void **state)
 
 	(void)state;
 	set_up(&w, &four, 6);
-	fake_net_corrupt(w.c.net, 0, 1, tag_exchange(0, TAG_BLOCK), 1);
+	fake_net_corrupt(w.c.net, 0, 1, tag_rail(0, TAG_BLOCK), 1);
 	take(&w, 6);
 	finish(&w);
 	assert_true(fake_net_corrupted(w.c.net));

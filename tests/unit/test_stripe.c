@@ -208,10 +208,10 @@ static void a_rail_beyond_the_tags_is_refused(void **state)
 	set_up(&c, &spec, 2, 1);
 	config = (struct stripe_config){.net = fake_net_of(c.net, 0), .window = 2,
 	                                .shape = &c.job.arena[0]->shape, .limiter = &c.limiter[0]};
-	fake_net_of(c.net, 0)->tag_max = tag_exchange(0, TAG_TRAILER) - 1;
+	fake_net_of(c.net, 0)->tag_max = tag_rail(0, TAG_SUMS) - 1;
 	assert_int_equal(stripe_new(&config, &s), FTMEM_ENET);
 	assert_null(s);
-	fake_net_of(c.net, 0)->tag_max = tag_exchange(0, TAG_TRAILER);
+	fake_net_of(c.net, 0)->tag_max = tag_rail(0, TAG_SUMS);
 	assert_int_equal(stripe_new(&config, &s), 0);
 	stripe_free(s);
 	stripe_free(NULL);

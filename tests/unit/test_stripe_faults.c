@@ -78,7 +78,7 @@ static void a_damaged_block_fails_its_receiver(void **state)
 {
 	struct test_job_spec spec = spec_of(4, 2, sizes[6]);
 	uint64_t seed = test_random_seed("stripe");
-	uint32_t tag = tag_exchange(0, TAG_BLOCK), damaged = 0;
+	uint32_t tag = tag_rail(0, TAG_BLOCK), damaged = 0;
 
 	(void)state;
 	for (uint32_t from = 0; from < 4; from++)
@@ -121,7 +121,7 @@ static void a_damaged_trailer_fails_its_receiver(void **state)
 			if (from == to)
 				continue;
 			set_up(&c, &spec, 2, seed++);
-			fake_net_corrupt(c.net, from, to, tag_exchange(0, TAG_TRAILER), 1);
+			fake_net_corrupt(c.net, from, to, tag_rail(0, TAG_TRAILER), 1);
 			begin_all(&c, 1);
 			finish(&c);
 			for (uint32_t i = 0; i < 4; i++)
@@ -141,7 +141,7 @@ static void a_message_of_another_size_is_an_error(void **state)
 		struct cluster c;
 
 		set_up(&c, &spec, 2, 77);
-		fake_net_cut(c.net, 0, 1, tag_exchange(0, kind), 1);
+		fake_net_cut(c.net, 0, 1, tag_rail(0, kind), 1);
 		begin_all(&c, 1);
 		for (uint32_t i = 0; i < PATIENCE / 100 && error == 0; i++) {
 			struct part *p = &c.part[i % 3];
@@ -198,7 +198,7 @@ static uint32_t wait_for_silent(uint32_t n, uint32_t who, uint32_t after, uint64
 	for (uint32_t i = 0; i < after; i++)
 		step(&c);
 	fake_net_silence(c.net, who);
-	for (uint32_t i = 0; i < 6000; i++)
+	for (uint32_t i = 0; i < 4000; i++)
 		step(&c);
 	for (uint32_t i = 0; i < n; i++) {
 		int64_t rank = stripe_waits_for(c.part[i].stripe);
@@ -223,14 +223,14 @@ static void a_silent_member_is_waited_for_and_named(void **state)
 	uint64_t seed = test_random_seed("stripe");
 
 	(void)state;
-	for (uint32_t after = 0; after < 200; after += 13)
+	for (uint32_t after = 0; after < 200; after += 23)
 		for (uint32_t who = 0; who < 2; who++)
 			assert_int_equal(wait_for_silent(2, who, after, seed++), 1);
 	/* What stalls a third one is for a fourth to say; but before blocks flow it is
 	 * clear to all. */
 	for (uint32_t who = 0; who < 4; who++)
 		assert_int_equal(wait_for_silent(4, who, 0, seed++), 3);
-	for (uint32_t after = 0; after < 400; after += 37)
+	for (uint32_t after = 0; after < 400; after += 57)
 		for (uint32_t who = 0; who < 4; who++)
 			assert_true(wait_for_silent(4, who, after, seed++) > 0);
 }

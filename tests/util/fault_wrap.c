@@ -16,7 +16,7 @@
 
 /* Whether the version under way has come to its vote. */
 static atomic_bool voted;
-/* Whether this thread is inside rebuild_rail(). */
+/* Whether this thread is inside rebuild_rails(). */
 static _Thread_local bool rebuilding;
 
 /* --- the slots --- */
@@ -102,9 +102,9 @@ uint32_t __wrap_checksum(const void *data, size_t bytes)
 
 static enum fault_point point_of_tag(uint32_t tag)
 {
-	if (tag < TAG_EXCHANGE)
+	if (tag < TAG_RAILS)
 		return POINT_REBUILD_SEND;
-	switch ((tag - TAG_EXCHANGE) % TAG_KINDS) {
+	switch ((tag - TAG_RAILS) % TAG_KINDS) {
 	case TAG_INTENT: return POINT_TELL;
 	case TAG_BLOCK: return POINT_EXCHANGE;
 	default: return POINT_TRAILER;
@@ -237,14 +237,17 @@ int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum 
 	return __real_net_allreduce(net, words, count, op, deadline_ns, what);
 }
 
-int __real_rebuild_rail(const struct rebuild_config *config, struct rebuild_report *report);
-int __wrap_rebuild_rail(const struct rebuild_config *config, struct rebuild_report *report);
-int __wrap_rebuild_rail(const struct rebuild_config *config, struct rebuild_report *report)
+int __real_rebuild_rails(const struct rebuild_config *config, uint32_t count,
+                         struct rebuild_report *report);
+int __wrap_rebuild_rails(const struct rebuild_config *config, uint32_t count,
+                         struct rebuild_report *report);
+int __wrap_rebuild_rails(const struct rebuild_config *config, uint32_t count,
+                         struct rebuild_report *report)
 {
 	int rc;
 
 	rebuilding = true;
-	rc = __real_rebuild_rail(config, report);
+	rc = __real_rebuild_rails(config, count, report);
 	rebuilding = false;
 	return rc;
 }
