@@ -81,8 +81,8 @@ struct ftmem_opts {
 	uint32_t group_nodes;    /* nodes that protect each other, default 8 */
 	uint32_t parity;         /* losses survived per group, default 1 */
 	uint32_t timeout_ms;     /* deadline for a peer, default 30 000 */
-	uint32_t expire_s;       /* memory freed so long after the last client left,
-	                            default 3 600 */
+	uint32_t expire_s;       /* memory freed so long after the last client left;
+	                            default: as ftmem-smp was started, else 3 600 */
 	uint32_t block_bytes;    /* unit of copy and exchange, default 131 072 */
 	uint32_t window;         /* block rows in flight, default 2 */
 	uint32_t copy_threads;   /* of each rank, default 1 */
@@ -139,7 +139,8 @@ FTMEM_API int ftmem_open(const struct ftmem_opts *opts, struct ftmem **out);
 
 /*
  * Collective. Waits for versions under way; stored versions survive. Accepts
- * NULL. A region may be freed afterwards.
+ * NULL. A region may be freed afterwards. Before MPI_Finalize(): what is still under
+ * way then is given up, and after it ftmem_close() only frees.
  */
 FTMEM_API void ftmem_close(struct ftmem *ft);
 
@@ -152,7 +153,8 @@ FTMEM_API int ftmem_region_remove(struct ftmem *ft, const char *name);
  * Called again after regions changed it begins a new epoch; versions of the old
  * one stay restorable until the new one's first commit.
  * EINVAL, ENOMEM, ESYS, ENET, ESMP, ETIMEOUT, EATTACHED. On error the former
- * epoch, if there was one, goes on.
+ * epoch, if there was one, goes on with what it stores; if regions changed,
+ * snapshots are refused until a seal succeeds.
  */
 FTMEM_API int ftmem_seal(struct ftmem *ft);
 

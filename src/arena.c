@@ -9,7 +9,7 @@
 #include "checksum.h"
 #include "error.h"
 #include "memory.h"
-#include "opts.h"
+#include "name.h"
 #include "slot.h"
 
 #define RECORD_HEAD 16u /* id, n, m, block_bytes */
@@ -98,7 +98,7 @@ static int lay_out(const struct arena_spec *spec, struct slot_shape *shape, stru
 	uint64_t rails_bytes = 0;
 	int rc;
 
-	if (!opts_name_valid(spec->job) || !opts_name_valid(spec->node))
+	if (!name_valid(spec->job) || !name_valid(spec->node))
 		return error_set(FTMEM_EINVAL, "job or node of an arena is no valid name");
 	if (!spec->epoch)
 		return error_set(FTMEM_EINVAL, "epoch 0 of an arena: epochs begin at 1");
@@ -205,7 +205,7 @@ static void find_slots(struct arena *a)
 		slot_init(&a->slot[i], &a->shape, a->base + a->header->slot_offset[i]);
 }
 
-static uint32_t header_sum(const struct arena_header *h)
+uint32_t arena_header_sum(const struct arena_header *h)
 {
 	struct arena_header copy = *h;
 
@@ -262,7 +262,7 @@ int arena_create(int fd, const struct arena_spec *spec, struct arena **out)
 		at = record_write(&spec->rails[i], at);
 	h.map_sum = checksum(a->base + h.map_offset, h.map_bytes);
 	h.rails_sum = checksum(a->base + h.rails_offset, h.rails_bytes);
-	h.header_sum = header_sum(&h);
+	h.header_sum = arena_header_sum(&h);
 	rc = copy_contents(a, &h);
 	if (rc)
 		goto fail;
@@ -291,7 +291,7 @@ static bool name_fits(const char name[FTMEM_NAME_MAX + 1])
 {
 	size_t len = strnlen(name, FTMEM_NAME_MAX + 1);
 
-	if (len > FTMEM_NAME_MAX || !opts_name_valid(name))
+	if (len > FTMEM_NAME_MAX || !name_valid(name))
 		return false;
 	for (size_t i = len; i <= FTMEM_NAME_MAX; i++)
 		if (name[i])
@@ -317,14 +317,14 @@ static int check_header(const struct arena_header *h, uint64_t size)
 		struct arena_header ours = *h;
 
 		ours.format = ARENA_FORMAT;
-		if (header_sum(&ours) == h->header_sum)
+		if (arena_header_sum(&ours) == h->header_sum)
 			return damaged(h, "the format field is damaged");
 		return error_set(FTMEM_ESMP,
 		                 "arena of format %u, this program reads format %u: "
 		                 "drop the job with the ftmem that wrote it, or use its libftmem",
 		                 h->format, ARENA_FORMAT);
 	}
-	if (header_sum(h) != h->header_sum)
+	if (arena_header_sum(h) != h->header_sum)
 		return damaged(h, "its header does not match its checksum");
 	if (h->arena_bytes > size)
 		return damaged(h, "it is longer than its memory");

@@ -13,13 +13,13 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "checksum.h"
 #include "clock.h"
 #include "error.h"
+#include "thread.h"
 
 /* Keeps what all threads write away from what they read. */
 #define CACHE_LINE 64
@@ -350,26 +350,18 @@ static int sync_init(struct copy *c)
 	return 0;
 }
 
-/* The trainer's signals are for the trainer's threads. */
 static int threads_start(struct copy *c)
 {
-	sigset_t all, before;
-	int err;
-
-	sigfillset(&all);
-	err = pthread_sigmask(SIG_SETMASK, &all, &before);
-	if (err)
-		return err;
 	while (c->threads < c->config.threads) {
-		err = pthread_create(&c->thread[c->threads], NULL, copy_thread, c);
+		int err = thread_start(&c->thread[c->threads], copy_thread, c);
+
 		if (err)
-			break;
+			return err;
 		/* A name is for debuggers; to have none is no failure. */
 		(void)pthread_setname_np(c->thread[c->threads], "ftmem-copy");
 		c->threads++;
 	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return err;
+	return 0;
 }
 
 static int host_open(const struct copy_config *config, struct copy **out)

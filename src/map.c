@@ -5,28 +5,12 @@
 #include <string.h>
 
 #include "error.h"
+#include "name.h"
 
 #define BLOB_MAGIC  0x4d4d5446u /* "FTMM" in memory */
 #define BLOB_HEADER 32u
 #define BLOB_NAME   (FTMEM_NAME_MAX + 1u)
 #define BLOB_NODE   (BLOB_NAME + 4u)
-
-/* Terminated, not empty, of the allowed characters: safe to print and to compare. */
-static bool name_valid(const char *name)
-{
-	size_t len = strnlen(name, FTMEM_NAME_MAX + 1);
-
-	if (len == 0 || len > FTMEM_NAME_MAX)
-		return false;
-	for (size_t i = 0; i < len; i++) {
-		char c = name[i];
-
-		if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && !(c >= '0' && c <= '9')
-		    && c != '.' && c != '_' && c != '-')
-			return false;
-	}
-	return true;
-}
 
 void map_free(struct map *m)
 {

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "thread.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -379,7 +380,7 @@ int memory_touch(void *addr, size_t bytes, uint32_t threads)
 	if (threads > TOUCH_THREADS_MAX)
 		threads = TOUCH_THREADS_MAX;
 	/* A thread that cannot be made is no loss: the caller does what is left. */
-	while (started + 1 < threads && pthread_create(&thread[started], NULL, touch_run, &t) == 0)
+	while (started + 1 < threads && thread_start(&thread[started], touch_run, &t) == 0)
 		started++;
 	touch_run(&t);
 	while (started > 0)

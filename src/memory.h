@@ -16,7 +16,7 @@ uint64_t memory_available(void);
 uint64_t memory_available_in(const char *root);
 
 /*
- * Faults in a shared mapping for writing, in parallel on up to threads threads, so
+ * Faults in a mapping for writing, in parallel on up to threads threads, so
  * that no page is touched for the first time later. Contents are kept. ENOMEM if the
  * kernel has no page to give, never a signal (but a control group may kill: ask
  * memory_available() first). Before Linux 5.14, which brought MADV_POPULATE_WRITE,

@@ -162,7 +162,7 @@ int move_check(const struct rescue *r)
 int move_restore(struct rescue *r)
 {
 	struct ftmem *ft = r->ft;
-	struct rescue_member received = {0}, *mine = rescue_find(r, ft->net->rank);
+	struct rescue_member *mine = rescue_find(r, ft->net->rank);
 	struct stream *stream = NULL;
 	struct layout *stored = NULL;
 	int rc = 0;
@@ -170,10 +170,8 @@ int move_restore(struct rescue *r)
 	stream = calloc(r->members + 1, sizeof(*stream));
 	if (!stream)
 		rc = error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " streams", r->members);
-	if (rc == 0 && !mine) {
-		rc = rescue_temporary(r, ft->net->rank, &received);
-		mine = &received;
-	}
+	if (!mine)
+		mine = &r->received;
 	rc = session_agree(ft, rc, "moving stored data");
 	if (rc == 0) {
 		rc = session_agree(ft, fetch(r, mine, stream), "moving stored data");
@@ -188,6 +186,5 @@ int move_restore(struct rescue *r)
 	rc = session_agree(ft, rc, "filling the regions");
 	layout_free(stored);
 	free(stream);
-	rescue_temporary_free(r, &received);
 	return rc;
 }

@@ -50,6 +50,10 @@ struct net {
 	const struct net_ops *ops;
 	uint32_t rank, size;
 	uint32_t tag_max;
+	/* Called by the thread that ends the network while it is still good (MPI_Finalize(),
+	 * exit()): whoever uses it must have stopped when this returns. May be NULL. */
+	void (*ending)(void *arg);
+	void *ending_arg;
 	_Atomic uint64_t sent_bytes;
 	bool lingering; /* a transfer was given up: MPI may still touch its memory, which
 	                   must stay mapped */
@@ -62,7 +66,8 @@ struct net {
 
 /*
  * comm: MPI_Comm * or NULL for world. Initialises MPI if nobody did and then
- * finalises it at exit. Collective. EINVAL: MPI without MPI_THREAD_MULTIPLE, MPI
+ * finalises it at exit with status 0; with another status it does not, since that
+ * would wait for all other ranks, and the launcher ends the job. Collective. EINVAL: MPI without MPI_THREAD_MULTIPLE, MPI
  * finalised already, or a launcher whose world is larger than MPI's (torchrun,
  * srun without a PMI): names the command to use. ENET, ETIMEOUT.
  */

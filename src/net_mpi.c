@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "error.h"
@@ -18,6 +19,7 @@
 struct net_mpi {
 	struct net net;
 	MPI_Comm comm;
+	int key;  /* of the attribute that tells of MPI_Finalize() */
 };
 
 _Static_assert(sizeof(MPI_Request) <= sizeof(((struct net_req *)0)->handle),
@@ -143,12 +145,15 @@ static int mpi_test(struct net *net, struct net_req *req)
 static void mpi_cancel(struct net *net, struct net_req *req)
 {
 	MPI_Request r;
-	int flag = 0;
+	int flag = 0, finalized = 0;
 
 	(void)net;
 	if (!req->active)
 		return;
 	req->active = false;
+	MPI_Finalized(&finalized);
+	if (finalized)
+		return;
 	memcpy(&r, req->handle, sizeof(r));
 	if (req->receive)
 		MPI_Cancel(&r);
@@ -163,6 +168,11 @@ static void mpi_free(struct net *net)
 	int finalized = 0;
 
 	MPI_Finalized(&finalized);
+	net->ending = NULL;
+	if (!finalized && m->key != MPI_KEYVAL_INVALID) {
+		MPI_Comm_delete_attr(MPI_COMM_SELF, m->key);
+		MPI_Comm_free_keyval(&m->key);
+	}
 	if (!finalized && m->comm != MPI_COMM_NULL)
 		MPI_Comm_free(&m->comm);
 	free(m);
@@ -178,13 +188,41 @@ static const struct net_ops mpi_ops = {
 	.free = mpi_free,
 };
 
-static void finalize_at_exit(void)
+/* The process that initialised MPI: not a forked child of it. */
+static pid_t owner;
+
+static void finalize_at_exit(int status, void *arg)
 {
 	int finalized = 1;
 
+	(void)arg;
+	if (getpid() != owner || status != 0)
+		return;
 	MPI_Finalized(&finalized);
 	if (!finalized)
 		MPI_Finalize();
+}
+
+/* MPI_Finalize() first frees MPI_COMM_SELF, and with it this attribute (MPI 3.1,
+ * section 8.7.1): the progress thread must not call MPI after that. */
+static int on_finalize(MPI_Comm comm, int key, void *attribute, void *extra)
+{
+	struct net *net = attribute;
+
+	(void)comm;
+	(void)key;
+	(void)extra;
+	net->broken = true;
+	if (net->ending)
+		net->ending(net->ending_arg);
+	return MPI_SUCCESS;
+}
+
+static int watch_finalize(struct net_mpi *m)
+{
+	int rc = MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, on_finalize, &m->key, NULL);
+
+	return rc == MPI_SUCCESS ? MPI_Comm_set_attr(MPI_COMM_SELF, m->key, &m->net) : rc;
 }
 
 static int init_mpi(void)
@@ -201,8 +239,9 @@ static int init_mpi(void)
 		rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level);
 		if (rc != MPI_SUCCESS)
 			return mpi_failed(rc, "MPI_Init_thread");
-		if (atexit(finalize_at_exit) != 0)
-			return error_set(FTMEM_ENOMEM, "atexit: no room");
+		owner = getpid();
+		if (on_exit(finalize_at_exit, NULL) != 0)
+			return error_set(FTMEM_ENOMEM, "on_exit: no room");
 	}
 	if (level < MPI_THREAD_MULTIPLE)
 		return error_set(FTMEM_EINVAL, "MPI was initialised without MPI_THREAD_MULTIPLE: call "
@@ -278,6 +317,7 @@ int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out)
 		return error_set(FTMEM_ENOMEM, "no memory for the network");
 	m->net.ops = &mpi_ops;
 	m->comm = MPI_COMM_NULL;
+	m->key = MPI_KEYVAL_INVALID;
 	rc = duplicate(m, comm ? *(const MPI_Comm *)comm : MPI_COMM_WORLD, timeout_ms);
 	if (rc < 0) {
 		/* MPI may still write to the communicator's handle: m stays. */
@@ -292,6 +332,8 @@ int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out)
 		rc = MPI_Comm_size(m->comm, &size);
 	if (rc == MPI_SUCCESS)
 		rc = MPI_Comm_get_attr(m->comm, MPI_TAG_UB, &tag_ub, &flag);
+	if (rc == MPI_SUCCESS)
+		rc = watch_finalize(m);
 	if (rc != MPI_SUCCESS) {
 		rc = mpi_failed(rc, "duplicating the communicator");
 		mpi_free(&m->net);

@@ -14,9 +14,12 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "name.h"
 #include "sized.h"
 
 #define SMP_PROGRAM "ftmem-smp"
+#define TEXT_(x)    #x
+#define TEXT(x)     TEXT_(x)
 
 #ifdef FTMEM_SMP_INSTALLED
 #define SMP_INSTALLED FTMEM_SMP_INSTALLED
@@ -45,7 +48,7 @@
 	  "node losses that a group survives, 1 to 4")                                             \
 	X(OPT_COUNT, timeout_ms, timeout_ms, 1, 86400000, 1, "FTMEM_TIMEOUT_MS", "30000",          \
 	  "deadline for a peer in milliseconds, up to a day")                                      \
-	X(OPT_COUNT, expire_s, expire_s, 1, 31536000, 1, "FTMEM_EXPIRE_S", "3600",                 \
+	X(OPT_WISH, expire_s, expire_s, 1, 31536000, 1, "FTMEM_EXPIRE_S", TEXT(OPTS_EXPIRE_S),     \
 	  "seconds from the last client's end until memory is freed, up to a year")                \
 	X(OPT_BYTES, block_bytes, block_bytes, 4096, 4194304, 4096, "FTMEM_BLOCK_BYTES", "128K",   \
 	  "unit of copy, checksum and exchange, 4K to 4M, a multiple of 4K")                       \
@@ -58,7 +61,17 @@
 	X(OPT_BYTES, max_bandwidth, max_bandwidth, 0, UINT64_MAX, 1, "FTMEM_MAX_BANDWIDTH", "0",   \
 	  "bytes per second of parity traffic each rank sends, 0: no ceiling")
 
-enum opt_kind { OPT_JOB, OPT_NODE, OPT_RACK, OPT_DIR, OPT_SMP, OPT_COUNT, OPT_BYTES, OPT_LEVEL };
+enum opt_kind {
+	OPT_JOB,
+	OPT_NODE,
+	OPT_RACK,
+	OPT_DIR,
+	OPT_SMP,
+	OPT_COUNT,
+	OPT_BYTES,
+	OPT_LEVEL,
+	OPT_WISH, /* a count; 0 if nothing says it, its default is another program's */
+};
 
 struct opt_row {
 	enum opt_kind kind;
@@ -98,24 +111,6 @@ const struct opts_doc *opts_docs(void)
 	return docs;
 }
 
-static bool name_char(char c)
-{
-	return isalnum((unsigned char)c) || c == '.' || c == '_' || c == '-';
-}
-
-int opts_name_valid(const char *name)
-{
-	size_t i;
-
-	if (!name || name[0] == '\0' || name[0] == '.' || name[0] == '-')
-		return 0;
-	for (i = 0; name[i] != '\0'; i++) {
-		if (i == FTMEM_NAME_MAX || (unsigned char)name[i] > 127 || !name_char(name[i]))
-			return 0;
-	}
-	return 1;
-}
-
 static int node_default(char *node)
 {
 	char host[HOST_NAME_MAX + 1];
@@ -125,7 +120,7 @@ static int node_default(char *node)
 		return error_sys(FTMEM_ESYS, errno, "host name; set FTMEM_NODE");
 	host[sizeof(host) - 1] = '\0';
 	for (i = 0; i < FTMEM_NAME_MAX && host[i] != '\0'; i++)
-		node[i] = (unsigned char)host[i] < 128 && name_char(host[i]) ? host[i] : '-';
+		node[i] = name_char(host[i]) ? host[i] : '-';
 	node[i] = '\0';
 	if (node[0] == '.' || node[0] == '-')
 		node[0] = '_';
@@ -218,7 +213,7 @@ static int smp_default(char *path)
 
 static int name_take(const char *origin, const char *text, char *out)
 {
-	if (!opts_name_valid(text))
+	if (!name_valid(text))
 		return error_set(FTMEM_EINVAL,
 		                 "%s is \"%.100s\": must be 1 to %d characters of "
 		                 "A-Z a-z 0-9 . _ - and not begin with . or -",
@@ -358,6 +353,8 @@ static int number_resolve(const struct opt_row *row, const struct ftmem_opts *us
 	} else {
 		origin = docs[row - rows].env;
 		text = getenv(origin);
+		if ((!text || text[0] == '\0') && row->kind == OPT_WISH)
+			return FTMEM_OK;
 		if (!text || text[0] == '\0')
 			text = docs[row - rows].def;
 		if (!number_parse(text, row->kind, &value))

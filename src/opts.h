@@ -11,6 +11,8 @@
 #include "log.h"
 
 #define OPTS_PATH_MAX 4096
+/* Of an SMP that nothing says otherwise. */
+#define OPTS_EXPIRE_S 3600
 
 struct opts {
 	char job[FTMEM_NAME_MAX + 1];
@@ -19,7 +21,8 @@ struct opts {
 	char dir[OPTS_PATH_MAX];
 	char smp_path[OPTS_PATH_MAX];
 	const void *comm;
-	uint32_t group_nodes, parity, timeout_ms, expire_s;
+	uint32_t group_nodes, parity, timeout_ms;
+	uint32_t expire_s; /* 0 if nothing says it: what the SMP has stays */
 	uint32_t block_bytes, window, copy_threads;
 	uint64_t max_bandwidth;
 	struct log log; /* rank LOG_NO_RANK, for the caller to set */
@@ -35,10 +38,6 @@ struct opts {
  * libexec folder near it, then in PATH; it may not exist: what starts it says so.
  */
 int opts_resolve(const struct ftmem_opts *user, struct opts *out);
-
-/* Whether name has 1 to FTMEM_NAME_MAX characters of [A-Za-z0-9._-], the first
- * not '.' or '-'. */
-int opts_name_valid(const char *name);
 
 /* For documentation and its test: variable, default, meaning; NULL at the end. */
 struct opts_doc {

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 
 #include "clock.h"
 #include "error.h"
+#include "thread.h"
 
 /* Versions asked for and not resolved; further ones mean that peers are gone. */
 #define QUEUE 1024
@@ -183,6 +183,8 @@ static bool drive(struct progress *p, const struct call *call)
 			break_down(p);
 			return false;
 		}
+		if (atomic_load_explicit(&p->abandon, memory_order_relaxed))
+			return false;
 		if (rc > 0) {
 			backoff = (struct net_backoff){0};
 			continue;
@@ -191,8 +193,6 @@ static bool drive(struct progress *p, const struct call *call)
 		now = clock_ns();
 		keeper_watch(p->config.keeper, now);
 		report_wait(p, &report_ns, &warn_ns, now);
-		if (atomic_load_explicit(&p->abandon, memory_order_relaxed))
-			return false;
 	}
 	return true;
 }
@@ -243,18 +243,10 @@ static int broken(const struct progress *p)
 	return error_set(FTMEM_ENET, "snapshots stopped: %s; start the job again", p->broken_text);
 }
 
-/* The trainer's signals are for the trainer's threads. */
 static int create_thread(struct progress *p)
 {
-	sigset_t all, before;
-	int rc;
+	int rc = thread_start(&p->thread, thread_main, p);
 
-	sigfillset(&all);
-	rc = pthread_sigmask(SIG_SETMASK, &all, &before);
-	if (rc != 0)
-		return rc;
-	rc = pthread_create(&p->thread, NULL, thread_main, p);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	/* A name is for debuggers; to have none is no failure. */
 	if (rc == 0)
 		(void)pthread_setname_np(p->thread, "ftmem-progress");
@@ -335,18 +327,28 @@ static bool copy_rests(struct progress *p)
 	return true;
 }
 
+void progress_abandon(struct progress *p, const char *why)
+{
+	pthread_mutex_lock(&p->lock);
+	p->stop = true;
+	if (!p->broken)
+		snprintf(p->broken_text, sizeof(p->broken_text), "%s", why);
+	p->broken = true;
+	atomic_store(&p->abandon, true);
+	pthread_cond_broadcast(&p->wake);
+	pthread_cond_broadcast(&p->resolved);
+	pthread_mutex_unlock(&p->lock);
+	if (p->running)
+		pthread_join(p->thread, NULL);
+	p->running = false;
+}
+
 void progress_free(struct progress *p)
 {
 	if (!p)
 		return;
-	if (p->running) {
-		pthread_mutex_lock(&p->lock);
-		p->stop = true;
-		atomic_store(&p->abandon, true);
-		pthread_cond_broadcast(&p->wake);
-		pthread_mutex_unlock(&p->lock);
-		pthread_join(p->thread, NULL);
-	}
+	if (p->running)
+		progress_abandon(p, "the job was closed");
 	/* A vote that did not end writes into the engine some day. */
 	if (!copy_rests(p) || p->engine.vote.active)
 		return;

@@ -227,10 +227,10 @@ static int rebuild_init(struct rebuild *r, const struct rebuild_config *config,
 	r->m = r->rail->m;
 	r->k = rail_k(r->rail);
 	r->rows = rail_rows(r->rail);
-	r->me = config->net->rank;
-	r->lost = lost_mask(r->rail, config->member);
 	if (r->m == 0)
 		return 0;
+	r->me = config->net->rank;
+	r->lost = lost_mask(r->rail, config->member);
 	if (config->bad_count > 0) {
 		r->erased = erased_table(r->rail, r->lost, config->bad, config->bad_count);
 		rc = r->erased ? 0 : FTMEM_ENOMEM;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "rescue.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "error.h"
+#include "room.h"
 
 /* Bad blocks of one slot beyond which it counts as lost altogether. */
 #define BAD_MAX 1024
@@ -20,7 +22,6 @@ static void old_rail(const struct rescue *r, uint32_t id, struct rail *rail)
 	for (uint32_t i = 0; i < rail->n; i++)
 		rail->data_bytes[i] = rail->data_bytes[i] ? r->data_bytes[rail->rank[i]] : 0;
 }
-
 
 static struct arena *arena_here(const struct rescue *r, uint32_t rank)
 {
@@ -68,7 +69,8 @@ struct rescue_member *rescue_find(struct rescue *r, uint32_t rank)
 	return NULL;
 }
 
-int rescue_temporary(struct rescue *r, uint32_t rank, struct rescue_member *m)
+/* A slot shaped as that of an old rank, in memory of its own; none is taken yet. */
+static int shape_temporary(struct rescue *r, uint32_t rank, struct rescue_member *m)
 {
 	uint32_t *ids = NULL, count = 0;
 	int rc = map_rails_of(r->epoch->map, rank, &ids, &count);
@@ -83,29 +85,36 @@ int rescue_temporary(struct rescue *r, uint32_t rank, struct rescue_member *m)
 	for (uint32_t i = 0; i < count; i++)
 		old_rail(r, ids[i], &m->rails[i]);
 	free(ids);
-	rc = slot_shape_init(&m->shape, m->rails, count, rank);
-	if (rc < 0)
-		return rc;
-	m->memory = mmap(NULL, m->shape.slot_bytes, PROT_READ | PROT_WRITE,
-	                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (m->memory == MAP_FAILED) {
-		m->memory = NULL;
-		return error_set(FTMEM_ENOMEM, "no memory to hold the %" PRIu64 " MiB of rank %" PRIu32,
-		                 m->shape.slot_bytes >> 20, rank);
-	}
+	m->rank = rank;
+	return slot_shape_init(&m->shape, m->rails, count, rank);
+}
+
+/* What is written of a temporary slot: parity only in place. */
+static uint64_t written_bytes(const struct rescue *r, const struct slot_shape *shape)
+{
+	return r->in_place ? shape->slot_bytes : shape->data_offset + shape->data_bytes;
+}
+
+static int take_temporary(struct rescue *r, struct rescue_member *m)
+{
+	void *memory = mmap(NULL, m->shape.slot_bytes, PROT_READ | PROT_WRITE,
+	                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return error_sys(FTMEM_ENOMEM, errno, "no memory for the %" PRIu64 " MiB of rank %" PRIu32,
+		                 m->shape.slot_bytes >> 20, m->rank);
+	m->memory = memory;
 	m->memory_bytes = m->shape.slot_bytes;
 	slot_init(&m->temporary, &m->shape, m->memory);
 	m->slot = &m->temporary;
-	return 0;
+	return room_touch(r->ft, m->memory, written_bytes(r, &m->shape));
 }
 
-void rescue_temporary_free(const struct rescue *r, struct rescue_member *m)
+static void temporary_free(const struct rescue *r, struct rescue_member *m)
 {
 	if (m->memory && !r->ft->net->lingering)
 		munmap(m->memory, m->memory_bytes);
 	free(m->rails);
-	m->memory = NULL;
-	m->rails = NULL;
 }
 
 /* The slot of the own arena into which a lost version is rebuilt. */
@@ -188,7 +197,8 @@ void rescue_free(struct rescue *r)
 	if (!r)
 		return;
 	for (uint32_t i = 0; i < r->members; i++)
-		rescue_temporary_free(r, &r->member[i]);
+		temporary_free(r, &r->member[i]);
+	temporary_free(r, &r->received);
 	free(r->member);
 	free(r->source);
 	free(r->agent);
@@ -358,8 +368,33 @@ int rescue_verify(struct rescue *r, bool *possible)
 
 /* --- rebuild --- */
 
-/* Room for what is rebuilt: the own arena, or memory of its own. */
-static int make_room(struct rescue *r)
+static bool goes_to_own_arena(const struct rescue *r, const struct rescue_member *m)
+{
+	return r->in_place && m->rank == r->ft->net->rank;
+}
+
+/* Where what is rebuilt or received goes, and what memory it needs beside the arena. */
+static int plan_room(struct rescue *r, uint64_t *need)
+{
+	uint32_t me = r->ft->net->rank;
+	int rc = 0;
+
+	for (uint32_t i = 0; rc == 0 && i < r->members; i++) {
+		struct rescue_member *m = &r->member[i];
+
+		if (!m->lost || goes_to_own_arena(r, m))
+			continue;
+		rc = shape_temporary(r, m->rank, m);
+		*need += written_bytes(r, &m->shape);
+	}
+	if (rc == 0 && !r->in_place && !rescue_find(r, me)) {
+		rc = shape_temporary(r, me, &r->received);
+		*need += written_bytes(r, &r->received.shape);
+	}
+	return rc;
+}
+
+static int take_room(struct rescue *r)
 {
 	int rc = 0;
 
@@ -368,14 +403,27 @@ static int make_room(struct rescue *r)
 
 		if (!m->lost)
 			continue;
-		if (r->in_place && m->rank == r->ft->net->rank) {
+		if (goes_to_own_arena(r, m)) {
 			m->slot = own_target(r);
 			slot_set_filling(m->slot, r->choice.stamp);
 		} else {
-			rc = rescue_temporary(r, m->rank, m);
+			rc = take_temporary(r, m);
 		}
 	}
+	if (rc == 0 && r->received.rails)
+		rc = take_temporary(r, &r->received);
 	return rc;
+}
+
+/* Collective. */
+static int make_room(struct rescue *r)
+{
+	uint64_t need = 0;
+	int rc = session_agree(r->ft, plan_room(r, &need), "rebuilding");
+
+	if (rc == 0)
+		rc = room_check(r->ft, need, "the slots to rebuild and move");
+	return rc == 0 ? session_agree(r->ft, take_room(r), "rebuilding") : rc;
 }
 
 /* Rails in which something is missing and this rank has a part; jobs are the caller's
@@ -438,9 +486,9 @@ int rescue_rebuild(struct rescue *r, struct rebuild_report *report)
 	uint32_t count = 0;
 	int rc = make_room(r);
 
-	if (rc == 0)
-		rc = broken_rails(r, &jobs, &count);
-	rc = session_agree(ft, rc, "rebuilding");
+	if (rc < 0)
+		return rc;
+	rc = session_agree(ft, broken_rails(r, &jobs, &count), "rebuilding");
 	if (rc == 0) {
 		rc = session_agree(ft, rebuild_all(r, jobs, count, report), "rebuilding");
 		/* What is on its way would be taken for another try's. */

@@ -38,6 +38,9 @@ struct rescue {
 	uint32_t block_bytes;
 	struct rescue_member *member; /* for which this rank acts */
 	uint32_t members;
+	/* Not in place, where another rank acts for the own number: memory for what that
+	 * one sends; see move.h. */
+	struct rescue_member received;
 	struct rescue_bad *bad;    /* of all ranks */
 	uint32_t bad_count;
 };
@@ -56,14 +59,13 @@ void rescue_free(struct rescue *r); /* accepts NULL */
 int rescue_verify(struct rescue *r, bool *possible);
 
 /* Rebuilds; afterwards member[].slot holds the data of each old rank acted for. In
- * place, rebuilt slots have their parity too and are FILLING. ECORRUPT as well. */
+ * place, rebuilt slots have their parity too and are FILLING; else received has its
+ * memory, and the job must have as many ranks as the old one. ECORRUPT as well. ENOMEM
+ * on all ranks, with nothing written, if a node has no room for what is to be held
+ * beside the arenas. */
 int rescue_rebuild(struct rescue *r, struct rebuild_report *report);
 
 /* The member acted for, or NULL. */
 struct rescue_member *rescue_find(struct rescue *r, uint32_t rank);
-
-/* A slot in anonymous memory, shaped as that of an old rank. ENOMEM. */
-int rescue_temporary(struct rescue *r, uint32_t rank, struct rescue_member *m);
-void rescue_temporary_free(const struct rescue *r, struct rescue_member *m);
 
 #endif

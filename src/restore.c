@@ -182,7 +182,9 @@ static void commit_again(struct rescue *r)
 	slot_set_empty(&a->slot[1 - at]);
 	slots[at] = (struct commit_slot){SLOT_COMMITTED, r->choice.stamp};
 	session_enter(ft, slots, ft->incarnation);
-	session_retire_former(ft);
+	if (session_retire_former(ft) < 0)
+		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: memory of earlier epochs stays until the next "
+		         "commit", error_msg());
 }
 
 static int finish_in_place(struct rescue *r)
@@ -203,26 +205,34 @@ static int finish_in_place(struct rescue *r)
 static int protect_again(struct rescue *r)
 {
 	struct ftmem *ft = r->ft;
+	uint64_t version = r->choice.stamp.version, deadline, most = ft->epoch->arena->bytes;
+	uint64_t ceiling = ft->epoch->limiter.rate;
 	struct commit_slot slots[2] = {0};
-	uint64_t version = r->choice.stamp.version, deadline;
 	bool damaged;
-	int rc;
+	int rc = net_allreduce(ft->net, &most, 1, NET_MAX, session_deadline(ft), "protecting again");
 
+	if (rc < 0)
+		return rc;
 	session_enter(ft, slots, r->choice.stamp.incarnation);
 	progress_note_forgotten(ft->progress);
 	rc = session_agree(ft, progress_start(ft->progress), "starting to protect");
 	if (rc < 0)
 		return rc;
+	/* No training runs that the ceiling would spare. */
+	ft->epoch->limiter.rate = 0;
 	rc = progress_snapshot(ft->progress, version, NULL);
 	/* Room for 100 MB/s beyond the deadline for a peer's answer. */
-	deadline = session_deadline(ft) + ft->epoch->arena->bytes * 10;
+	deadline = session_deadline(ft) + most * 10;
 	if (rc >= 0)
 		rc = progress_wait(ft->progress, version, deadline);
 	if (rc == FTMEM_DROPPED)
 		rc = error_set(FTMEM_ENET, "version %" PRIu64 " was restored, but could not be protected "
 		               "again: call ftmem_restore() once more", version);
-	if (progress_stop(ft->progress, deadline) < 0 && rc == 0)
-		rc = FTMEM_ETIMEOUT;
+	if (progress_stop(ft->progress, deadline) < 0) {
+		session_give_up(ft, "a restored version could not be protected again in time");
+		rc = rc < 0 ? rc : FTMEM_ETIMEOUT;
+	}
+	ft->epoch->limiter.rate = ceiling;
 	rc = session_agree(ft, rc, "protecting the version again");
 	/* Snapshots with the old stamps must not follow. */
 	ft->must_restore = rc < 0;

@@ -15,7 +15,7 @@
 #include "checksum.h"
 #include "clock.h"
 #include "error.h"
-#include "memory.h"
+#include "room.h"
 #include "session.h"
 
 struct seal {
@@ -238,32 +238,6 @@ static int choose_epoch(struct seal *s)
 
 /* --- memory --- */
 
-/* Whether this node can take what its ranks need. */
-static int check_room(struct seal *s, uint64_t need)
-{
-	struct ftmem *ft = s->ft;
-	uint32_t here = ft->map->node_of_rank[ft->net->rank], ranks = 0;
-	uint64_t *all = malloc(sizeof(*all) * ft->net->size), total = 0, room;
-	int rc = session_agree(ft, all ? 0 : FTMEM_ENOMEM, "sizing the arenas");
-
-	if (rc == 0)
-		rc = net_allgather(ft->net, &need, sizeof(need), all, session_deadline(ft),
-		                   "sizing the arenas");
-	for (uint32_t i = 0; rc == 0 && i < ft->net->size; i++)
-		if (ft->map->node_of_rank[i] == here && all[i] > 0) {
-			total += all[i];
-			ranks++;
-		}
-	free(all);
-	room = memory_available();
-	if (rc == 0 && total > room)
-		rc = error_set(FTMEM_ENOMEM, "node %s: the arenas of %" PRIu32 " ranks need %" PRIu64
-		               " MiB, but only %" PRIu64 " MiB can still be taken (free memory, limits of "
-		               "control groups); register less, or run fewer ranks on a node",
-		               ft->opts.node, ranks, total >> 20, room >> 20);
-	return rc;
-}
-
 static int take_arena(struct seal *s, const struct arena_spec *spec, uint64_t bytes)
 {
 	struct ftmem *ft = s->ft;
@@ -291,14 +265,12 @@ static int settle_memory(struct seal *s)
 		.rails_count = s->rails_count,
 		.late = s->join && s->stored,
 	};
-	uint32_t local = ft->map->node[ft->map->node_of_rank[ft->net->rank]].ranks;
-	uint32_t threads = topo_cpus(ft->topo) / local;
 	uint64_t bytes = 0;
 	int rc = s->arena ? 0 : arena_bytes(&spec, &bytes);
 
 	rc = session_agree(ft, rc, "sizing the arenas");
 	if (rc == 0)
-		rc = session_agree(ft, check_room(s, bytes), "sizing the arenas");
+		rc = room_check(ft, bytes, "the arenas");
 	if (rc < 0)
 		return rc;
 	if (!s->arena)
@@ -306,7 +278,7 @@ static int settle_memory(struct seal *s)
 	if (rc == 0)
 		rc = topo_place(ft->topo, s->arena->base, s->arena->bytes);
 	if (rc == 0)
-		rc = memory_touch(s->arena->base, s->arena->bytes, threads ? threads : 1);
+		rc = room_touch(ft, s->arena->base, s->arena->bytes);
 	return session_agree(ft, rc, "taking memory for the arenas");
 }
 

@@ -48,10 +48,26 @@ int session_agree(struct ftmem *ft, int rc, const char *what)
 
 /* --- pause and resume --- */
 
+void session_give_up(struct ftmem *ft, const char *why)
+{
+	ft->net->broken = true;
+	progress_abandon(ft->progress, why);
+}
+
+static void on_end(void *arg)
+{
+	struct ftmem *ft = arg;
+
+	progress_abandon(ft->progress, "MPI has ended");
+}
+
 int session_pause(struct ftmem *ft)
 {
 	int rc = progress_stop(ft->progress, session_deadline(ft));
 
+	/* The others take the step that this rank does not: they would meet its votes. */
+	if (rc < 0)
+		session_give_up(ft, "a version under way did not end before a collective step");
 	return rc < 0 ? rc : progress_check(ft->progress);
 }
 
@@ -67,21 +83,23 @@ static void pin_thread(void *arg)
 	topo_pin(arg);
 }
 
-void session_retire_former(struct ftmem *ft)
+int session_retire_former(struct ftmem *ft)
 {
 	if (ft->former) {
 		keeper_let_go(&ft->keeper, ft->former->arena);
 		epoch_free(ft->former, ft->net && ft->net->lingering);
 		ft->former = NULL;
 	}
-	if (smp_retire(ft->keeper.smp, ft->epoch->number) < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: memory of earlier epochs stays until the job "
-		         "is dropped or seals again", error_msg());
+	return smp_retire(ft->keeper.smp, ft->epoch->number);
 }
 
 static void on_retire(void *arg)
 {
-	session_retire_former(arg);
+	struct ftmem *ft = arg;
+
+	if (session_retire_former(ft) < 0)
+		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: memory of earlier epochs stays until the next "
+		         "commit after a restore, or until the job is dropped", error_msg());
 }
 
 void session_enter(struct ftmem *ft, const struct commit_slot slots[2], uint64_t incarnation)
@@ -161,11 +179,12 @@ static int meet(struct ftmem *ft)
 
 	memcpy(mine.place.node, ft->opts.node, sizeof(mine.place.node));
 	memcpy(mine.place.rack, ft->opts.rack, sizeof(mine.place.rack));
-	if (!all || !places) {
+	if (!all || !places)
 		rc = error_set(FTMEM_ENOMEM, "no memory for the table of %" PRIu32 " ranks", ft->net->size);
-		goto out;
-	}
-	rc = net_allgather(ft->net, &mine, sizeof(mine), all, session_deadline(ft), "opening the job");
+	rc = session_agree(ft, rc, "opening the job");
+	if (rc == 0)
+		rc = net_allgather(ft->net, &mine, sizeof(mine), all, session_deadline(ft),
+		                   "opening the job");
 	for (uint32_t i = 0; rc == 0 && i < ft->net->size; i++) {
 		rc = check_same(&all[0], &all[i], i);
 		places[i] = all[i].place;
@@ -177,7 +196,6 @@ static int meet(struct ftmem *ft)
 	if (rc == 0 && ft->map->nodes == 1 && ft->net->rank == 0)
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "the job runs on one node (%s): versions survive its "
 		         "processes, not the node; no parity is kept", ft->map->node[0].name);
-out:
 	free(all);
 	free(places);
 	return rc;
@@ -227,6 +245,10 @@ static int open_local(struct ftmem *ft)
 	progress.copy = ft->copy;
 	if (rc == 0)
 		rc = progress_new(&progress, &ft->progress);
+	if (rc == 0) {
+		ft->net->ending_arg = ft;
+		ft->net->ending = on_end;
+	}
 	if (rc == 0)
 		rc = connect_smp(ft);
 	return rc;
@@ -274,6 +296,8 @@ void session_close(struct ftmem *ft)
 {
 	if (!ft)
 		return;
+	if (ft->net)
+		ft->net->ending = NULL;
 	if (ft->progress && progress_stop(ft->progress, session_deadline(ft)) < 0)
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "closing: %s; it is given up", error_msg());
 	progress_free(ft->progress);
@@ -311,7 +335,7 @@ int session_forget(struct ftmem *ft)
 	if (ft->epoch) {
 		slot_set_empty(&ft->epoch->arena->slot[0]);
 		slot_set_empty(&ft->epoch->arena->slot[1]);
-		session_retire_former(ft);
+		rc = session_retire_former(ft);
 		ft->incarnation++;
 		session_enter(ft, empty, ft->incarnation);
 	} else {

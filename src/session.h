@@ -69,8 +69,11 @@ void session_enter(struct ftmem *ft, const struct commit_slot slots[2], uint64_t
 /* Seals a new epoch in any case, while paused: what is stored must not be touched. */
 int session_seal_anew(struct ftmem *ft);
 
-/* The epoch's first commit: older epochs go, here and in the SMP. */
-void session_retire_former(struct ftmem *ft);
+/* The epoch's first commit: older epochs go, here and in the SMP. ESMP, ETIMEOUT. */
+int session_retire_former(struct ftmem *ft);
+
+/* No collective step and no version any more: this rank is out of step with others. */
+void session_give_up(struct ftmem *ft, const char *why);
 
 uint64_t session_deadline(const struct ftmem *ft);
 

@@ -145,13 +145,10 @@ void slot_set_empty(struct slot *s)
 
 void slot_set_filling(struct slot *s, struct stamp stamp)
 {
-	struct timespec now;
-
 	atomic_store_explicit(&s->header->state, word_of(stamp.version, SLOT_FILLING),
 	                      memory_order_release);
 	atomic_thread_fence(memory_order_seq_cst);
-	clock_gettime(CLOCK_REALTIME, &now);
-	s->header->filled_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	s->header->filled_ns = clock_wall_ns();
 }
 
 void slot_set_prepared(struct slot *s, struct stamp stamp)

@@ -92,6 +92,9 @@ struct slot_header {
 };
 _Static_assert(sizeof(struct slot_header) == 48, "documented in docs/formats.md");
 
+/* What header_sum must be, whatever it is. */
+uint32_t arena_header_sum(const struct arena_header *h);
+
 /* Where the parts of a rank's slot lie: follows from its rails alone. */
 struct slot_shape {
 	uint32_t rails;

@@ -47,7 +47,6 @@ bool snapshot_call(struct snapshot *s, uint64_t version, void *stream)
 	if (step_commit(s, COMMIT_CALL, &out) < 0)
 		return false;
 	slot = &s->epoch->arena->slot[out.slot];
-	slot->header->filled_ns = clock_wall_ns();
 	s->job = (struct copy_job){
 		.plan = s->epoch->plan,
 		.data = slot->data,

@@ -17,6 +17,8 @@ ftmem                 :
 clock                 :
 sized                 :
 limiter               :
+thread                :
+name                  : ftmem
 error                 : ftmem
 log                   : ftmem
 ec/codec_ref          :
@@ -25,33 +27,33 @@ ec/kernel_ref         : ec/kernel ec/codec_ref
 ec/kernel_isal        : ec/kernel ec/codec_ref
 ec/codec              : ec/kernel ec/codec_ref error
 checksum              : ec/kernel
-opts                  : ftmem error log sized
-memory                : error
+opts                  : ftmem error log name sized
+memory                : error thread
 topo                  : error
 net                   : clock error
 net_mpi               : clock error net
 # who is where, and what lies where
 rail                  :
 tags                  : rail
-map                   : ftmem error rail
+map                   : ftmem error name rail
 region                : ftmem error sized checksum
 slot                  : ftmem clock error checksum rail map
-arena                 : error checksum memory opts slot
+arena                 : error checksum memory name slot
 # pure protocol
 commit                : error slot
 recover               : map slot commit
 # devices
 copy                  : error log rail region
-copy_host             : clock error checksum copy
+copy_host             : clock error checksum thread copy
 cuda/copy_cuda_stub   : copy
 # what trainer and snapshot-management process say to each other
 smp/wire              : ftmem error slot
-smp/path              : ftmem error opts
+smp/path              : ftmem error name
 smp/spawn             : ftmem clock error
 smp/client            : clock error log commit smp/wire smp/path smp/spawn
 # the snapshot-management process
 smp/process           : error
-smp/store             : error checksum slot smp/wire smp/process
+smp/store             : error slot smp/wire smp/process
 smp/requests          : error log slot smp/wire smp/store
 smp/server            : clock error log smp/requests
 smp/main              : error opts smp/path smp/spawn smp/server
@@ -68,12 +70,13 @@ rebuild               : clock error log checksum ec/codec net tags slot
 epoch                 : clock error limiter net slot copy stripe
 snapshot              : clock error commit epoch
 keeper                : clock error slot smp/client
-progress              : clock error keeper snapshot
+progress              : clock error thread keeper snapshot
 # the life of a job
 session               : clock error checksum opts topo map keeper epoch progress
-seal                  : clock error checksum memory session
+room                  : error memory session
+seal                  : clock error checksum session room
 gather                : error recover session
-rescue                : error rebuild gather
+rescue                : error rebuild room gather
 move                  : clock error tags rescue
 restore               : clock error move
 api                   : clock error session

@@ -27,6 +27,7 @@ struct smp_client {
 	int sock; /* -1: not connected */
 	char *dir, *job, *node, *smp_path;
 	uint32_t rank, expire_s, timeout_ms;
+	uint32_t settled_s; /* expiry of the SMP connected last; 0: none yet */
 	const struct log *log;
 	int32_t pid;
 };
@@ -194,6 +195,8 @@ static int hello(struct smp_client *c, uint64_t deadline_ns)
 		disconnect(c);
 	else if (reply.pid > 0)
 		c->pid = reply.pid;
+	if (!rc)
+		c->settled_s = reply.expire_s;
 	return rc;
 }
 
@@ -203,7 +206,7 @@ static int start_one(struct smp_client *c, uint64_t deadline_ns)
 	                                    .dir = c->dir,
 	                                    .job = c->job,
 	                                    .node = c->node,
-	                                    .expire_s = c->expire_s};
+	                                    .expire_s = c->expire_s ? c->expire_s : c->settled_s};
 	int rc;
 
 	if (!c->smp_path)

@@ -48,7 +48,8 @@ struct smp_entry {
 
 /* Connects; starts an SMP if there is none, elected by an exclusive lock; the folder
  * is created if an SMP may be started. Strings of config are copied. A rank's expire_s,
- * if not 0, replaces the SMP's. */
+ * if not 0, replaces the SMP's. If 0, one that is started to replace an SMP which died
+ * gets that one's. */
 int smp_connect(const struct smp_config *config, struct smp_client **out);
 /* Says goodbye: ends this client's leases. Accepts NULL. */
 void smp_close(struct smp_client *c);

@@ -126,6 +126,8 @@ static int parse(int argc, char **argv, struct service_process *p)
 		fail();
 		return STATUS_USAGE;
 	}
+	if (p->opts.expire_s == 0)
+		p->opts.expire_s = OPTS_EXPIRE_S;
 	return -1;
 }
 

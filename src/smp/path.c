@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "error.h"
-#include "opts.h"
+#include "name.h"
 
 _Static_assert(SMP_PATH_MAX == sizeof(((struct sockaddr_un *)0)->sun_path), "as the kernel has it");
 
@@ -46,7 +46,7 @@ bool smp_path_parse(const char *file, char *job, char *node)
 	job[job_len] = '\0';
 	memcpy(node, at + 1, node_len);
 	node[node_len] = '\0';
-	return opts_name_valid(job) && opts_name_valid(node);
+	return name_valid(job) && name_valid(node);
 }
 
 bool smp_dir_missing(const char *dir)

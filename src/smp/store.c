@@ -11,7 +11,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "checksum.h"
 #include "error.h"
 #include "slot.h"
 
@@ -127,19 +126,11 @@ static int none(uint64_t epoch, uint32_t rank)
 	                 (unsigned long long)epoch);
 }
 
-static uint32_t sum_of(const struct arena_header *h)
-{
-	struct arena_header copy = *h;
-
-	copy.header_sum = 0;
-	return checksum(&copy, sizeof(copy));
-}
-
 /* false: not written yet, or damaged. */
 static bool read_header(int fd, uint64_t bytes, struct arena_header *h)
 {
 	return pread(fd, h, sizeof(*h), 0) == (ssize_t)sizeof(*h) && h->magic == ARENA_MAGIC
-	       && h->format == ARENA_FORMAT && h->header_sum == sum_of(h)
+	       && h->format == ARENA_FORMAT && h->header_sum == arena_header_sum(h)
 	       && h->arena_bytes <= bytes;
 }
 

@@ -179,7 +179,8 @@ def attempt(case, args):
     except Exception as failure:  # what a helper thread meets must be told
         problem = f"{type(failure).__name__}: {failure}"
     if problem and trial.last:
-        problem += f"\n    run {trial.job.runs} of {' '.join(trial.job.nodes)}:\n" + trial.last.tail()
+        nodes = " ".join(trial.job.nodes)
+        problem += f"\n    run {trial.job.runs} of {nodes}:\n{trial.last.tail()}"
     trial.job.close()
     running.discard(trial)
     if problem and args.keep:
@@ -225,8 +226,9 @@ def main():
         print(f"{len(cases)} cases")
         return 0 if args.list else 2
     begin = time.monotonic()
-    print(f"{len(cases)} cases, seed {args.seed}\n"
-          f"{'':6}  {'case':42} {'n/m':4} {'time':>7}  {'restored':14}  what goes wrong", flush=True)
+    print(f"{len(cases)} cases, seed {args.seed}")
+    print(f"{'':6}  {'case':42} {'n/m':4} {'time':>7}  {'restored':14}  what goes wrong",
+          flush=True)
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         try:

@@ -144,6 +144,7 @@ def selected():
     yield recovery_case("before-recommit", "kill-node", rank=0, **LARGE_2)
 
     yield move_case("move", "kill-node")
+    yield move_case("move-send", "kill-rank")
     yield move_case("reexchange", "kill-node")
     yield move_case("recommit", "kill-job")
     yield move_case("retire", "kill-rank", rank=0)
@@ -200,7 +201,8 @@ def failures():
                                                 options=("--timeout-ms", 1500)),), SMALL)
     yield after_kill_job("touch-fails-in-restart", Act("touch:1:1:fail", "failed"))
     for point, rank in (("attach", 0), ("touch", 1), ("fill", 0), ("verify", 1)):
-        yield after_kill_job(f"{point}-kill-smp-r{rank}", Act(fault(point, "kill-smp", rank), "any"))
+        yield after_kill_job(f"{point}-kill-smp-r{rank}",
+                             Act(fault(point, "kill-smp", rank), "any"))
 
 
 def matrix():
@@ -222,7 +224,7 @@ def matrix():
             yield recovery_case(point, "kill-node", rank, nodes=LARGE, parity=2)
     for point in BY_LOST:
         yield recovery_case(point, "kill-node", 1, **LARGE_2)
-    moves = ("create", "move", "reexchange", "before-reprepare", "reprepare", "revote",
+    moves = ("create", "move", "move-send", "reexchange", "before-reprepare", "reprepare", "revote",
              "before-recommit", "recommit", "retire")
     for point, what in itertools.product(moves, kills[:3]):
         yield move_case(point, what)

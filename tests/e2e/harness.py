@@ -152,7 +152,7 @@ class Job:
         except subprocess.TimeoutExpired:
             text = self.output()
             self.kill_trainers()
-            raise Failure(f"mpirun hung for {seconds:.0f} s\n" + Result(0, text, 0).tail()) from None
+            raise Failure(f"mpirun hung for {seconds:.0f} s\n{Result(0, text, 0).tail()}") from None
         return Result(status, self.output(), time.monotonic() - self.started)
 
     def run(self, *options, fault=None, **env):

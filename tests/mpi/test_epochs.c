@@ -257,6 +257,7 @@ static void another_number_of_ranks_is_refused(void)
 		cluster_restore_fails(&few, FTMEM_ELAYOUT);
 		CHECK_MESSAGE("4 ranks");
 		cluster_close(&few);
+		cluster_regions(&few, NULL, 0);
 	}
 	check_barrier(job.comm);
 	MPI_Comm_free(&three);

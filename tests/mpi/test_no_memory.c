@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* There is less memory than the arenas need: 4 ranks, one per node. */
+/* There is less memory than arenas or a restore need: 4 ranks, one per node. */
 #include "cluster.h"
 #include "error.h"
 #include "memory.h"
@@ -172,6 +172,38 @@ static void what_is_stored_outlives_a_start_without_memory(void)
 	cluster_deinit(&job);
 }
 
+/* The version moves to a new epoch: a lost rank's slot and, with ranks shifted, each
+ * rank's own are held beside the arenas. */
+static void a_restore_without_room_touches_nothing(void)
+{
+	for (uint32_t turn = 0; turn < 4; turn++) {
+		bool lost = turn < 2, short_of_room = turn % 2;
+
+		check_note("%s, %s", lost ? "a node lost" : "ranks shifted",
+		           short_of_room ? "no room" : "no page");
+		start_fresh();
+		cluster_commit(&job, 1);
+		cluster_close(&job);
+		if (lost) {
+			job.region[1].absent = true;
+			cluster_lose(&job, 1u << odd);
+		} else {
+			for (uint32_t i = 0; i < job.size; i++)
+				job.node_of[i] = (i + 1) % job.size;
+		}
+		cluster_start(&job);
+		room = short_of_room && job.rank == odd ? 4096 : UINT64_MAX;
+		touch_fails = !short_of_room && job.rank == odd;
+		cluster_restore_fails(&job, FTMEM_ENOMEM);
+		CHECK_MESSAGE(touch_fails ? "no page" : job.node[job.node_of[odd]]);
+		touch_fails = false;
+		room = UINT64_MAX;
+		cluster_restore(&job, 1);
+		cluster_commit(&job, 2);
+		cluster_deinit(&job);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_case cases[] = {
@@ -183,6 +215,7 @@ int main(int argc, char **argv)
 		 a_first_seal_that_failed_can_be_done_again},
 		{"what_is_stored_outlives_a_start_without_memory",
 		 what_is_stored_outlives_a_start_without_memory},
+		{"a_restore_without_room_touches_nothing", a_restore_without_room_touches_nothing},
 	};
 
 	check_init(&argc, &argv);

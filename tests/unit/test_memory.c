@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Linked with --wrap=madvise,--wrap=mmap,--wrap=pthread_create. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -37,7 +38,7 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
 
 /* The advice that fails, and how; 0: none. The errno of mmap(), 0: it works. */
 static int bad_advice, advice_errno, mmap_errno;
-static unsigned threads_made, threads_refused_after;
+static unsigned threads_made, threads_refused_after, open_to_signals;
 
 int __wrap_madvise(void *addr, size_t bytes, int advice)
 {
@@ -58,9 +59,13 @@ void *__wrap_mmap(void *addr, size_t bytes, int prot, int flags, int fd, off_t o
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
                           void *arg)
 {
+	sigset_t mask;
+
 	if (threads_made == threads_refused_after)
 		return EAGAIN;
 	threads_made++;
+	pthread_sigmask(SIG_SETMASK, NULL, &mask);
+	open_to_signals += sigismember(&mask, SIGTERM) != 1;
 	return __real_pthread_create(thread, attr, run, arg);
 }
 
@@ -70,6 +75,7 @@ static int faults_clear(void **state)
 	bad_advice = 0;
 	mmap_errno = 0;
 	threads_made = 0;
+	open_to_signals = 0;
 	threads_refused_after = UINT32_MAX;
 	return 0;
 }
@@ -243,6 +249,7 @@ static void touched_memory_is_there_and_as_it_was(void **state)
 	touch_once(0);
 	touch_once(1000);
 	assert_int_equal(threads_made, 2);
+	assert_int_equal(open_to_signals, 0);
 }
 
 static void touching_works_on_kernels_without_populate(void **state)

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "name.h"
 #include "opts.h"
 
 int __wrap_gethostname(char *name, size_t bytes);
@@ -123,7 +124,9 @@ static void defaults_are_as_documented(void **state)
 	assert_int_equal(o.group_nodes, 8);
 	assert_int_equal(o.parity, 1);
 	assert_int_equal(o.timeout_ms, 30000);
-	assert_int_equal(o.expire_s, 3600);
+	/* What the SMP was started with stays. */
+	assert_int_equal(o.expire_s, 0);
+	assert_int_equal(OPTS_EXPIRE_S, 3600);
 	assert_int_equal(o.block_bytes, 131072);
 	assert_int_equal(o.window, 2);
 	assert_int_equal(o.copy_threads, 1);
@@ -334,28 +337,6 @@ static void paths_that_are_too_long_are_refused(void **state)
 	assert_string_equal(o.dir, path);
 }
 
-static void names_are_short_and_plain(void **state)
-{
-	char name[FTMEM_NAME_MAX + 2];
-
-	(void)state;
-	memset(name, 'a', sizeof(name));
-	name[FTMEM_NAME_MAX] = '\0';
-	assert_true(opts_name_valid(name));
-	name[FTMEM_NAME_MAX] = 'a';
-	name[FTMEM_NAME_MAX + 1] = '\0';
-	assert_false(opts_name_valid(name));
-	assert_true(opts_name_valid("_A.z-09"));
-	assert_false(opts_name_valid(NULL));
-	assert_false(opts_name_valid(""));
-	assert_false(opts_name_valid(".x"));
-	assert_false(opts_name_valid("-x"));
-	assert_false(opts_name_valid("a b"));
-	assert_false(opts_name_valid("a/b"));
-	assert_false(opts_name_valid("a@b"));
-	assert_false(opts_name_valid("caf\xc3\xa9"));
-}
-
 static void odd_host_names_become_node_names(void **state)
 {
 	static const char *const names[][2] = {
@@ -376,7 +357,7 @@ static void odd_host_names_become_node_names(void **state)
 		host = names[i][0];
 		assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
 		assert_string_equal(o.node, names[i][1]);
-		assert_true(opts_name_valid(o.node));
+		assert_true(name_valid(o.node));
 	}
 	host = "";
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
@@ -513,7 +494,6 @@ int main(void)
 		TEST(bad_numbers_are_refused_by_name),
 		TEST(bad_members_are_refused_by_name),
 		TEST(paths_that_are_too_long_are_refused),
-		TEST(names_are_short_and_plain),
 		TEST(odd_host_names_become_node_names),
 		TEST(sockets_lie_in_the_runtime_folder_if_there_is_one),
 		TEST(structs_of_other_versions_are_understood),

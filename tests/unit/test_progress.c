@@ -47,6 +47,7 @@ int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*main)(v
 struct trainer {
 	struct progress *p;
 	_Atomic uint32_t retired, pinned, blocked;
+	_Atomic bool hold;         /* in retire() */
 	struct progress_stats at_retire;
 };
 
@@ -73,6 +74,8 @@ static void retire(void *arg)
 
 	progress_read(t->p, &t->at_retire);
 	atomic_fetch_add(&t->retired, 1);
+	while (atomic_load(&t->hold))
+		clock_sleep(100000);
 }
 
 static struct progress_config config_of(struct world *w, uint32_t rank)
@@ -282,6 +285,29 @@ static void a_busy_slot_skips_the_version_on_all_ranks(void **state)
 	call_all(&w, 100, 0);
 	assert_waits(&w, 100, 0);
 	assert_stored(&w, 100);
+	tear_down(&w);
+}
+
+/* Committed, but not yet known to be: the engine is still the thread's. */
+static void a_version_that_is_not_resolved_keeps_the_slot_busy(void **state)
+{
+	uint64_t deadline = later();
+	struct world w;
+
+	(void)state;
+	set_up(&w, 1, 0);
+	atomic_store(&w.t[0].hold, true);
+	call_all(&w, 1, 0);
+	while (atomic_load(&w.t[0].retired) == 0 && clock_ns() < deadline)
+		clock_sleep(100000);
+	assert_int_equal(engine_state(&w.c, 0, 1), SLOT_COMMITTED);
+	assert_int_equal(progress_wait(w.t[0].p, 1, 0), FTMEM_ETIMEOUT);
+	assert_int_equal(call(&w, 0, 2), FTMEM_BUSY);
+	atomic_store(&w.t[0].hold, false);
+	assert_waits(&w, 1, 0);
+	assert_waits(&w, 2, FTMEM_DROPPED);
+	call_all(&w, 3, 0);
+	assert_waits(&w, 3, 0);
 	tear_down(&w);
 }
 
@@ -625,6 +651,7 @@ int main(void)
 		cmocka_unit_test(the_copy_threads_of_the_host_will_do),
 		cmocka_unit_test(the_thread_is_pinned_and_leaves_signals_to_the_trainer),
 		cmocka_unit_test(a_busy_slot_skips_the_version_on_all_ranks),
+		cmocka_unit_test(a_version_that_is_not_resolved_keeps_the_slot_busy),
 		cmocka_unit_test(a_copy_that_does_not_begin_is_dropped_and_told),
 		cmocka_unit_test(versions_must_grow),
 		cmocka_unit_test(what_happened_before_a_restore_is_forgotten),

@@ -275,6 +275,27 @@ static void a_skip_cancels_the_copies_of_its_group(void **state)
 	tear_down(&w);
 }
 
+/* Its slot and marks are written until then. */
+static void a_version_is_not_over_before_its_copy_rests(void **state)
+{
+	struct world w;
+
+	(void)state;
+	set_up(&w, &two, 6);
+	engine_copy_stick(w.c.rank[0].copy, true);
+	start(&w, 0, 6, call(&w, 0, 6));
+	start(&w, 1, 6, false);
+	step_all(&w, 2000);
+	assert_true(engine_copy_cancelled(w.c.rank[0].copy));
+	assert_true(engine_copy_under_way(w.c.rank[0].copy));
+	assert_int_equal(engine_state(&w.c, 0, 6), SLOT_FILLING);
+	assert_int_equal(fake_net_joined(w.c.net, 0), 0);
+	engine_copy_stick(w.c.rank[0].copy, false);
+	finish(&w);
+	assert_dropped(&w, 6);
+	tear_down(&w);
+}
+
 static void all_may_skip(void **state)
 {
 	struct world w;
@@ -566,6 +587,7 @@ int main(void)
 		cmocka_unit_test(the_former_version_stays_until_the_next_is_committed),
 		cmocka_unit_test(one_that_skips_drops_the_version_for_all),
 		cmocka_unit_test(a_skip_cancels_the_copies_of_its_group),
+		cmocka_unit_test(a_version_is_not_over_before_its_copy_rests),
 		cmocka_unit_test(all_may_skip),
 		cmocka_unit_test(a_failed_copy_drops_the_version_for_all),
 		cmocka_unit_test(a_copy_that_does_not_begin_is_a_skip_with_a_reason),

@@ -24,7 +24,7 @@ struct copy {
 	pthread_mutex_t lock;
 	const struct copy_job *job;   /* borrowed while under way: must stay what it was */
 	struct copy_job was;
-	bool under_way, hold, cancelled, fail_begin;
+	bool under_way, hold, stuck, cancelled, fail_begin;
 	uint32_t fail_block;          /* from 1 */
 };
 
@@ -84,7 +84,7 @@ static bool fake_done(struct copy *c)
 	bool done;
 
 	pthread_mutex_lock(&c->lock);
-	if (c->under_way && (!c->hold || c->cancelled)) {
+	if (c->under_way && !c->stuck && (!c->hold || c->cancelled)) {
 		require(memcmp(c->job, &c->was, sizeof(c->was)) == 0, "the job changed under the copy");
 		for (uint32_t i = 0; i < c->job->plan->blocks; i++) {
 			bool fails = c->cancelled || i + 1 == c->fail_block;
@@ -154,6 +154,13 @@ void engine_copy_hold(struct copy *c, bool hold)
 {
 	pthread_mutex_lock(&c->lock);
 	c->hold = hold;
+	pthread_mutex_unlock(&c->lock);
+}
+
+void engine_copy_stick(struct copy *c, bool stuck)
+{
+	pthread_mutex_lock(&c->lock);
+	c->stuck = stuck;
 	pthread_mutex_unlock(&c->lock);
 }
 

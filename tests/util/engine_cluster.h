@@ -55,6 +55,8 @@ struct slot *engine_slot(const struct engine_cluster *c, uint32_t rank, uint64_t
 /* Copies when done() is asked, unless held. Any thread. */
 const struct copy_ops *engine_copy(void);
 void engine_copy_hold(struct copy *c, bool hold);
+/* Does not even end when it is cancelled. */
+void engine_copy_stick(struct copy *c, bool stuck);
 /* The next begin() fails with EDEVICE; n-th block from the next begin() on fails. */
 void engine_copy_fail_begin(struct copy *c);
 void engine_copy_fail_block(struct copy *c, uint32_t n);

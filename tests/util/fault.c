@@ -39,6 +39,7 @@ static const char *const point_name[POINT_COUNT][2] = {
 	[POINT_REBUILD_SEND] = {"rebuild-send", "rebuild-send"},
 	[POINT_REBUILT] = {"rebuilt", "rebuilt"},
 	[POINT_MOVE] = {"move", "move"},
+	[POINT_MOVE_SEND] = {"move-send", "move-send"},
 	[POINT_RETIRE] = {"retire", "retire"},
 	[POINT_RESPAWN] = {"respawn", "respawn"},
 	[POINT_AGREE] = {"agree", "agree"},

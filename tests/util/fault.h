@@ -35,6 +35,7 @@
  *   rebuilt                       before a rebuilt block is checked
  *   rebuild-send                  before a block or checksums of a rebuild are sent
  *   move                          before data moves to another epoch's regions
+ *   move-send                     before a part of it is sent
  *   retire                        before arenas of older epochs are given up
  *   respawn                       before an arena is handed to a new ftmem-smp
  *   agree                         before a collective step of open, seal and restore
@@ -81,6 +82,7 @@ enum fault_point {
 	POINT_REBUILD_SEND,
 	POINT_REBUILT,
 	POINT_MOVE,
+	POINT_MOVE_SEND,
 	POINT_RETIRE,
 	POINT_RESPAWN,
 	POINT_AGREE,

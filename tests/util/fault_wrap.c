@@ -102,12 +102,13 @@ uint32_t __wrap_checksum(const void *data, size_t bytes)
 
 static enum fault_point point_of_tag(uint32_t tag)
 {
-	if (tag < TAG_RAILS)
-		return POINT_REBUILD_SEND;
+	if (tag == TAG_MOVE)
+		return POINT_MOVE_SEND;
 	switch ((tag - TAG_RAILS) % TAG_KINDS) {
 	case TAG_INTENT: return POINT_TELL;
 	case TAG_BLOCK: return POINT_EXCHANGE;
-	default: return POINT_TRAILER;
+	case TAG_TRAILER: return POINT_TRAILER;
+	default: return POINT_REBUILD_SEND;
 	}
 }
 

@@ -190,6 +190,24 @@ static inline void smp_agent_end(struct smp_agent *a)
 	close(a->out);
 }
 
+static inline void smp_fixture_kill(int32_t pid)
+{
+	int fd = smp_fixture_pidfd(pid);
+
+	kill(pid, SIGKILL);
+	smp_fixture_await(fd);
+}
+
+/* A task: connects and writes the SMP's process. */
+static inline int smp_fixture_tell(const struct smp_fixture *f, int out)
+{
+	struct smp_client *c = NULL;
+	int rc = smp_connect(&f->config, &c);
+	int32_t pid = rc ? -1 : smp_pid(c);
+
+	return write(out, &pid, sizeof(pid)) == (ssize_t)sizeof(pid) ? rc : -1;
+}
+
 /* A connection without any manners. */
 static inline int smp_raw_connect(const struct smp_fixture *f)
 {

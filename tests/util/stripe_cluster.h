@@ -35,6 +35,7 @@ struct part {
 	struct copy_plan plan;
 	struct copy_job job;
 	_Atomic unsigned char *landed;
+	uint8_t *data;               /* what the copy takes */
 	uint32_t pending, failed;    /* blocks that have not landed; that are to fail */
 	bool go;
 };
@@ -64,7 +65,9 @@ static inline void add_part(struct cluster *c, uint32_t rank, uint32_t rail, uin
 	*p = (struct part){.rank = rank, .rail = rail, .arena = a};
 	p->plan.blocks = rail == 0 ? rail_data_blocks(r, a->shape.member[0]) : 0;
 	p->landed = calloc(p->plan.blocks + 1, 1);
+	p->data = malloc(a->shape.data_bytes + 1);
 	assert_non_null(p->landed);
+	assert_non_null(p->data);
 	assert_int_equal(stripe_new(&config, &p->stripe), 0);
 }
 
@@ -88,6 +91,7 @@ static inline void tear_down(struct cluster *c)
 			test_job_given_up(c->part[i].stripe);
 		stripe_free(c->part[i].stripe);
 		free((void *)c->part[i].landed);
+		free(c->part[i].data);
 	}
 	fake_net_free(c->net);
 	test_job_deinit(&c->job);
@@ -101,13 +105,14 @@ static inline void land(struct part *p, uint32_t index)
 	uint32_t me = p->arena->shape.member[0], k = rail_k(r);
 	uint32_t chunk = index % k, row = index / k, len = rail_data_len(r, me, chunk, row);
 	uint64_t sum = slot_data_sum_index(&p->arena->shape, 0, me, chunk, row);
+	uint64_t offset = len ? rail_data_offset(r, me, chunk, row) : 0;
 
 	if (p->failed > 0) {
 		p->failed--;
 		atomic_store(&p->landed[index], COPY_FAILED);
 	} else {
-		p->slot.sums[sum] = checksum(p->slot.data + (len ? rail_data_offset(r, me, chunk, row) : 0),
-		                             len);
+		memcpy(p->slot.data + offset, p->data + offset, len);
+		p->slot.sums[sum] = checksum(p->slot.data + offset, len);
 		atomic_store(&p->landed[index], COPY_LANDED);
 	}
 	p->pending--;
@@ -131,7 +136,7 @@ static inline void begin(struct cluster *c, struct part *p, uint64_t version, bo
 	memset((void *)p->landed, COPY_PENDING, p->plan.blocks);
 	p->job = (struct copy_job){&p->plan, p->slot.data, NULL, p->landed};
 	if (p->rail == 0)
-		test_job_data(p->rank, version, p->slot.data, p->arena->shape.data_bytes);
+		test_job_data(p->rank, version, p->data, p->arena->shape.data_bytes);
 	stripe_begin(p->stripe, version, go, &p->slot, p->rail == 0 ? &p->job : NULL);
 	c->version = version;
 }
