@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checksum.h"
 #include "clock.h"
 #include "ec/codec.h"
 #include "error.h"
@@ -98,30 +99,53 @@ static uint32_t *sums_of(const struct rebuild_member *m)
 	return m->slot->sums + slot_data_sum_index(m->slot->shape, m->rail_index, 0, 0, 0);
 }
 
+static size_t sums_bytes(const struct rebuild *r)
+{
+	return rail_sums(r->rail) * sizeof(uint32_t);
+}
+
 /* The first live member gives each lost one the checksums of all members' data. */
 static int post_sums(struct rebuild *r)
 {
 	const struct rebuild_member *member = r->config->member;
-	size_t bytes = rail_sums(r->rail) * sizeof(uint32_t);
 	uint32_t giver = (uint32_t)__builtin_ctzll(~r->lost), tag = tag_rail(r->rail->id, TAG_SUMS);
 	bool give = member[giver].agent == r->me;
+	struct net *net = r->config->net;
+	size_t bytes = sums_bytes(r);
 	int rc = 0;
 
 	for (uint32_t x = 0; rc == 0 && bytes > 0 && x < r->n; x++) {
+		struct rebuild_transfer *t = &r->sums[x];
 		bool take = member[x].agent == r->me;
 
 		if (!member[x].lost)
 			continue;
-		if (take && give)
+		if (take && give) {
 			memcpy(sums_of(&member[x]), sums_of(&member[giver]), bytes);
-		else if (take)
-			rc = net_recv(r->config->net, member[giver].agent, tag, sums_of(&member[x]), bytes,
-			              &r->sums[x]);
-		else if (give)
-			rc = net_send(r->config->net, member[x].agent, tag, sums_of(&member[giver]), bytes,
-			              &r->sums[x]);
+		} else if (take) {
+			rc = net_recv(net, member[giver].agent, tag, sums_of(&member[x]), bytes, &t->block);
+			if (rc == 0)
+				rc = net_recv(net, member[giver].agent, tag, &t->value, sizeof(t->value), &t->sum);
+		} else if (give) {
+			t->value = checksum(sums_of(&member[giver]), bytes);
+			rc = net_send(net, member[x].agent, tag, sums_of(&member[giver]), bytes, &t->block);
+			if (rc == 0)
+				rc = net_send(net, member[x].agent, tag, &t->value, sizeof(t->value), &t->sum);
+		}
 	}
 	return rc;
+}
+
+/* The table of member x has come, if it was to come here. */
+static int check_sums(const struct rebuild *r, uint32_t x)
+{
+	const struct rebuild_member *member = &r->config->member[x];
+
+	if (member->agent != r->me ||
+	    checksum(sums_of(member), sums_bytes(r)) == r->sums[x].value)
+		return 0;
+	return error_set(FTMEM_ECORRUPT, "the checksums for rank %" PRIu32 " were damaged on their way",
+	                 r->rail->rank[x]);
 }
 
 static int test_sums(struct rebuild *r, struct rebuild_look *look)
@@ -129,14 +153,19 @@ static int test_sums(struct rebuild *r, struct rebuild_look *look)
 	int rc = 0;
 
 	for (uint32_t x = 0; rc == 0 && x < r->n; x++) {
-		if (!r->sums[x].active)
+		struct rebuild_transfer *t = &r->sums[x];
+
+		if (!t->block.active && !t->sum.active)
 			continue;
-		rc = net_test(r->config->net, &r->sums[x]);
-		if (r->sums[x].active) {
+		rc = net_test(r->config->net, &t->block);
+		if (rc == 0)
+			rc = net_test(r->config->net, &t->sum);
+		if (t->block.active || t->sum.active) {
 			look->active++;
-			look->peer = r->sums[x].peer;
-		} else {
+			look->peer = t->block.active ? t->block.peer : t->sum.peer;
+		} else if (rc == 0) {
 			look->progress = true;
+			rc = check_sums(r, x);
 		}
 	}
 	return rc;
@@ -259,8 +288,10 @@ static void rebuild_deinit(struct rebuild *r)
 		give_up(r, &r->transfer[i].block, &active);
 		give_up(r, &r->transfer[i].sum, &active);
 	}
-	for (uint32_t i = 0; r->sums && i < r->n; i++)
-		give_up(r, &r->sums[i], &active);
+	for (uint32_t i = 0; r->sums && i < r->n; i++) {
+		give_up(r, &r->sums[i].block, &active);
+		give_up(r, &r->sums[i].sum, &active);
+	}
 	for (uint32_t i = 0; r->pattern && i < r->n * REBUILD_ROTATION; i++)
 		codec_decoder_free(r->pattern[i].decoder);
 	/* A transfer that was given up may still touch its memory: it is not reused. */
@@ -269,11 +300,11 @@ static void rebuild_deinit(struct rebuild *r)
 	} else {
 		free(r->staging);
 		free(r->transfer);
+		free(r->sums);
 	}
 	codec_free(r->codec);
 	free(r->pattern);
 	free(r->unit);
-	free(r->sums);
 	free(r->erased);
 }
 

@@ -14,8 +14,9 @@
 
 #define REBUILD_BIT(i) (UINT64_C(1) << (i))
 
-/* A block on its way. Parity, for which the receiver has no checksum, is followed by
- * it; data is compared with the checksums taken when it was copied. */
+/* Something on its way. Parity and tables of checksums, for which the receiver has no
+ * checksum, are followed by it; data is compared with the checksums taken when it was
+ * copied. */
 struct rebuild_transfer {
 	struct net_req block, sum;
 	uint32_t value;
@@ -52,7 +53,7 @@ struct rebuild {
 	struct rebuild_pattern *pattern;   /* [n * REBUILD_ROTATION] */
 	struct rebuild_unit *unit;         /* [window] */
 	struct rebuild_transfer *transfer; /* of all units */
-	struct net_req *sums;              /* [n] */
+	struct rebuild_transfer *sums;     /* [n] */
 	uint8_t *staging, *zeros;
 	uint64_t head, tail, next;     /* units in flight: [head, tail); scan position */
 	uint64_t decode_next;          /* units are decoded in order */

@@ -101,7 +101,8 @@ static int take_temporary(struct rescue *r, struct rescue_member *m)
 	                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (memory == MAP_FAILED)
-		return error_sys(FTMEM_ENOMEM, errno, "no memory for the %" PRIu64 " MiB of rank %" PRIu32,
+		return error_sys(FTMEM_ENOMEM, errno,
+		                 "no memory for the %" PRIu64 " MiB of rank %" PRIu32,
 		                 m->shape.slot_bytes >> 20, m->rank);
 	m->memory = memory;
 	m->memory_bytes = m->shape.slot_bytes;

@@ -22,9 +22,10 @@ static int check_node(const struct ftmem *ft, const uint64_t *need, const char *
 	room = memory_available();
 	if (total <= room)
 		return 0;
-	return error_set(FTMEM_ENOMEM, "node %s: %s of %" PRIu32 " ranks need %" PRIu64
-	                 " MiB, but only %" PRIu64 " MiB can still be taken (free memory, limits of "
-	                 "control groups); free some, raise the limit, or run fewer ranks on a node",
+	return error_set(FTMEM_ENOMEM,
+	                 "node %s: %s of %" PRIu32 " ranks need %" PRIu64 " MiB, but only %" PRIu64
+	                 " MiB can still be taken (free memory, limits of control groups); "
+	                 "free some, raise the limit, or run fewer ranks on a node",
 	                 ft->opts.node, what, ranks, total >> 20, room >> 20);
 }
 

@@ -70,7 +70,7 @@ static void the_former_epoch_goes_on(const char *too_much, uint64_t version)
 
 static void arenas_larger_than_memory_are_refused(void)
 {
-	const size_t huge = (size_t)1 << 42;
+	const size_t huge = (size_t)__real_memory_available() * 4;
 
 	for (uint32_t all = 0; all < 2; all++) {
 		struct ftmem_region r = FTMEM_REGION_INIT;

@@ -424,7 +424,7 @@ static void a_reader_beside_a_writer_sees_no_torn_version(void **state)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		write_on(&f);
 	}
-	while (seen < 1000) {
+	while (seen < 300) {
 		struct stamp stamp;
 		bool damaged;
 		enum slot_state got = slot_read(&f.slot, &stamp, &damaged);

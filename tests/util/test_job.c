@@ -13,11 +13,21 @@
 #include "test_random.h"
 
 __attribute__((weak)) void __lsan_ignore_object(const void *p);
+__attribute__((weak)) void __lsan_disable(void);
+__attribute__((weak)) void __lsan_enable(void);
 
 void test_job_given_up(const void *memory)
 {
 	if (__lsan_ignore_object && memory)
 		__lsan_ignore_object(memory);
+}
+
+void test_job_may_give_up(bool may)
+{
+	if (__lsan_disable && may)
+		__lsan_disable();
+	if (__lsan_enable && !may)
+		__lsan_enable();
 }
 
 static void require(bool good, const char *what)

@@ -50,5 +50,7 @@ bool test_job_data_filled(const struct slot *slot, uint32_t rank, uint64_t versi
 
 /* Tells leak checkers that memory was given up on purpose. */
 void test_job_given_up(const void *memory);
+/* What this thread allocates from now on may be given up on purpose, or not any more. */
+void test_job_may_give_up(bool may);
 
 #endif
