@@ -156,7 +156,8 @@ static int load_init(struct load *l)
 	void *area;
 
 	l->area_bytes = l->state->bytes < COPY_MAX ? l->state->bytes : COPY_MAX;
-	area = mmap(NULL, l->area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	area = mmap(NULL, l->area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+	            0);
 	if (area == MAP_FAILED)
 		return error_set(FTMEM_ENOMEM, "no memory to measure the limits with");
 	l->area = area;

@@ -133,7 +133,8 @@ static int check_losses(struct run *r, uint32_t parity)
 			return error_set(FTMEM_EINVAL, "--lose: there is no node %" PRIu32
 			                 ", only 0 to %" PRIu32, a->lose[i], r->world->nodes - 1);
 	if (parity == 0)
-		return error_set(FTMEM_EINVAL, "--lose: one node has no parity; start on more nodes "
+		return error_set(FTMEM_EINVAL,
+		                 "--lose: one node has no parity; start on more nodes "
 		                 "or simulate them with --ranks-per-node");
 	return 0;
 }
@@ -160,7 +161,8 @@ static bool prepare(struct run *r)
 	if (!all)
 		result = error_set(FTMEM_ENOMEM, "no memory for the bench's own tables");
 	else if (r->args->bytes > available)
-		result = error_set(FTMEM_ENOMEM, "--bytes: each of the %u ranks of a machine can take "
+		result = error_set(FTMEM_ENOMEM,
+		                   "--bytes: each of the %u ranks of a machine can take "
 		                   "%" PRIu64 " MiB at most, before any copy is held",
 		                   r->world->host_ranks, available >> 20);
 	else

@@ -49,9 +49,12 @@ static int number_nodes(struct world *w, const struct place *places)
 		while (strcmp(places[first].node, places[r].node) != 0)
 			first++;
 		if (strcmp(places[first].host, places[r].host) != 0)
-			result = error_set(FTMEM_EINVAL, "ranks %u and %u of node %s are on different "
-			                   "machines: choose another --ranks-per-node, or place ranks "
-			                   "by slot", first, r, places[r].node);
+			result = error_set(
+				FTMEM_EINVAL,
+				"ranks %u and %u of node %s are on different "
+				"machines: choose another --ranks-per-node, or place ranks "
+				"by slot",
+				first, r, places[r].node);
 		if (strcmp(places[r].node, w->name) == 0 && first == r) {
 			w->node = w->nodes;
 			w->leader = r == w->rank;

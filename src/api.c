@@ -19,7 +19,8 @@ static int check_sealed(const struct ftmem *ft, const char *call)
 	if (rc < 0)
 		return rc;
 	if (!ft->epoch)
-		return error_set(FTMEM_EINVAL, "%s: no layout yet: add regions and call ftmem_seal()", call);
+		return error_set(FTMEM_EINVAL,
+		                 "%s: no layout yet: add regions and call ftmem_seal()", call);
 	return 0;
 }
 
@@ -76,7 +77,8 @@ int ftmem_restore(struct ftmem *ft, uint64_t *version)
 	if (!version)
 		return error_set(FTMEM_EINVAL, "ftmem_restore: version is NULL");
 	if (ft->regions_changed)
-		return error_set(FTMEM_EINVAL, "ftmem_restore: regions changed: call ftmem_seal() first");
+		return error_set(FTMEM_EINVAL,
+		                 "ftmem_restore: regions changed: call ftmem_seal() first");
 	return session_restore(ft, version);
 }
 
@@ -87,10 +89,13 @@ int ftmem_snapshot(struct ftmem *ft, uint64_t version, void *stream)
 	if (rc < 0)
 		return rc;
 	if (ft->regions_changed)
-		return error_set(FTMEM_EINVAL, "ftmem_snapshot: regions changed: call ftmem_seal() first");
+		return error_set(FTMEM_EINVAL,
+		                 "ftmem_snapshot: regions changed: call ftmem_seal() first");
 	if (ft->must_restore)
-		return error_set(FTMEM_EINVAL, "ftmem_snapshot: job %s holds versions of an earlier start: "
-		                 "call ftmem_restore(), or ftmem_forget() to begin anew", ft->opts.job);
+		return error_set(FTMEM_EINVAL,
+		                 "ftmem_snapshot: job %s holds versions of an earlier start: "
+		                 "call ftmem_restore(), or ftmem_forget() to begin anew",
+		                 ft->opts.job);
 	return progress_snapshot(ft->progress, version, stream);
 }
 
@@ -167,7 +172,8 @@ int ftmem_stats(struct ftmem *ft, struct ftmem_stats *out)
 	if (rc < 0)
 		return rc;
 	if (!out || out->size < sizeof(size_t))
-		return error_set(FTMEM_EINVAL, "ftmem_stats: out is NULL or its size is not set: use "
+		return error_set(FTMEM_EINVAL,
+		                 "ftmem_stats: out is NULL or its size is not set: use "
 		                 "FTMEM_STATS_INIT");
 	size = out->size < sizeof(s) ? out->size : sizeof(s);
 	fill_stats(ft, &s);

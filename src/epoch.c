@@ -39,10 +39,13 @@ static int fit_window(struct epoch *e, uint32_t wanted)
 	e->window = row * wanted > room ? (uint32_t)(room / row) : wanted;
 	if (e->window > 0)
 		return 0;
-	return error_set(FTMEM_EINVAL, "blocks of %u bytes take %llu MiB of exchange buffers in this "
-	                 "group, more than the %llu MiB that are left for them: set FTMEM_BLOCK_BYTES or "
-	                 "FTMEM_GROUP_NODES lower", shape->rail[0].block_bytes,
-	                 (unsigned long long)(row >> 20), (unsigned long long)(room >> 20));
+	return error_set(
+		FTMEM_EINVAL,
+		"blocks of %u bytes take %llu MiB of exchange buffers in this "
+		"group, more than the %llu MiB that are left for them: set FTMEM_BLOCK_BYTES or "
+		"FTMEM_GROUP_NODES lower",
+		shape->rail[0].block_bytes, (unsigned long long)(row >> 20),
+		(unsigned long long)(room >> 20));
 }
 
 static int new_stripes(struct epoch *e, const struct epoch_config *config)

@@ -104,7 +104,8 @@ static int fill_table(struct gather *g, const struct record *all, uint32_t per_r
 	g->arena = calloc(total ? total : 1, sizeof(*g->arena));
 	g->here_index = calloc(total ? total : 1, sizeof(*g->here_index));
 	if (!g->arena || !g->here_index)
-		return error_set(FTMEM_ENOMEM, "no memory for the table of %" PRIu64 " arenas", total);
+		return error_set(FTMEM_ENOMEM, "no memory for the table of %" PRIu64 " arenas",
+		                 total);
 	for (uint64_t i = 0; i < total; i++) {
 		const struct record *r = &all[i];
 		struct recover_arena *a = &g->arena[g->arenas];
@@ -238,10 +239,11 @@ static int gather(struct gather *g)
 		rc = net_allreduce(ft->net, &g->damaged, 1, NET_SUM, session_deadline(ft),
 		                   "gathering what is stored");
 	if (rc == 0 && per_rank > 0)
-		rc = net_allgather(ft->net, mine, per_rank * sizeof(*mine), all, session_deadline(ft),
-		                   "gathering what is stored");
+		rc = net_allgather(ft->net, mine, per_rank * sizeof(*mine), all,
+		                   session_deadline(ft), "gathering what is stored");
 	if (rc == 0)
-		rc = session_agree(ft, fill_table(g, all, (uint32_t)per_rank), "gathering what is stored");
+		rc = session_agree(ft, fill_table(g, all, (uint32_t)per_rank),
+		                   "gathering what is stored");
 	if (rc == 0 && per_rank > 0)
 		rc = share_maps(g, all, (uint32_t)per_rank);
 	free(mine);

@@ -47,14 +47,16 @@ int keeper_ensure(struct keeper *k)
 		return 0;
 	k->owing = true;
 	if (!alive) {
-		log_line(k->log, FTMEM_LOG_WARN, "the snapshot-management process (pid %" PRId32
-		         ") is gone: starting another and handing the memory over", smp_pid(k->smp));
+		log_line(k->log, FTMEM_LOG_WARN,
+		         "the snapshot-management process (pid %" PRId32
+		         ") is gone: starting another and handing the memory over",
+		         smp_pid(k->smp));
 		rc = smp_reconnect(k->smp);
 	}
 	for (int i = 0; rc == 0 && i < KEEPER_ARENAS; i++)
 		if (k->arena[i])
-			rc = smp_adopt(k->smp, k->arena[i]->header->epoch, k->arena[i]->header->rank,
-			               k->arena[i]->fd);
+			rc = smp_adopt(k->smp, k->arena[i]->header->epoch,
+			               k->arena[i]->header->rank, k->arena[i]->fd);
 	k->owing = rc != 0;
 	if (rc == 0)
 		log_line(k->log, FTMEM_LOG_INFO, "snapshot-management process %" PRId32
@@ -77,7 +79,9 @@ void keeper_watch(struct keeper *k, uint64_t now_ns)
 	/* The attempt itself may have taken longer than that. */
 	k->next_look_ns = clock_ns() + RETRY_NS;
 	if (!k->failing)
-		log_line(k->log, FTMEM_LOG_ERROR, "%s: the versions live in the trainer alone until this "
-		         "succeeds", error_msg());
+		log_line(k->log, FTMEM_LOG_ERROR,
+		         "%s: the versions live in the trainer alone until this "
+		         "succeeds",
+		         error_msg());
 	k->failing = true;
 }

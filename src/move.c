@@ -63,8 +63,8 @@ static int run_streams(struct ftmem *ft, struct stream *stream, uint32_t count)
 			backoff = (struct net_backoff){0};
 			deadline = session_deadline(ft);
 		} else if (clock_ns() > deadline) {
-			return error_set(FTMEM_ETIMEOUT, "moving stored data: no answer from rank %" PRIu32,
-			                 peer);
+			return error_set(FTMEM_ETIMEOUT,
+			                 "moving stored data: no answer from rank %" PRIu32, peer);
 		} else {
 			net_backoff(&backoff);
 		}
@@ -154,9 +154,10 @@ int move_check(const struct rescue *r)
 
 	if (r->ranks == ranks)
 		return 0;
-	return error_set(FTMEM_ELAYOUT, "version %" PRIu64 " was stored by %" PRIu32 " ranks, this job "
-	                 "has %" PRIu32 ": start it with %" PRIu32 " ranks", r->choice.stamp.version,
-	                 r->ranks, ranks, r->ranks);
+	return error_set(FTMEM_ELAYOUT,
+	                 "version %" PRIu64 " was stored by %" PRIu32 " ranks, this job "
+	                 "has %" PRIu32 ": start it with %" PRIu32 " ranks",
+	                 r->choice.stamp.version, r->ranks, ranks, r->ranks);
 }
 
 int move_restore(struct rescue *r)

@@ -80,8 +80,11 @@ int net_wait(struct net *net, struct net_req *req, uint64_t deadline_ns, const c
 
 static int check_usable(const struct net *net, const char *what)
 {
-	return net->broken ? error_set(FTMEM_ENET, "%s: an earlier collective step did not end; start "
-	                               "the job again", what) : 0;
+	return net->broken ? error_set(FTMEM_ENET,
+	                               "%s: an earlier collective step did not end; start "
+	                               "the job again",
+	                               what)
+	                   : 0;
 }
 
 /* A collective that was not joined or did not end leaves the network unusable: later

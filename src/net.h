@@ -31,13 +31,17 @@ struct net_req {
 enum net_reduce { NET_MIN, NET_MAX, NET_SUM };
 
 struct net_ops {
-	int (*send)(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes, struct net_req *req);
+	int (*send)(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes,
+	            struct net_req *req);
 	/* The message must have exactly bytes bytes: else ENET when tested. */
-	int (*recv)(struct net *net, uint32_t peer, uint32_t tag, void *buf, size_t bytes, struct net_req *req);
+	int (*recv)(struct net *net, uint32_t peer, uint32_t tag, void *buf, size_t bytes,
+	            struct net_req *req);
 	/* Nonblocking all-reduce of count words in place, matched by call order. */
-	int (*allreduce)(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op, struct net_req *req);
+	int (*allreduce)(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+	                 struct net_req *req);
 	/* Nonblocking all-gather: bytes from every rank into out, by rank. */
-	int (*allgather)(struct net *net, const void *in, size_t bytes, void *out, struct net_req *req);
+	int (*allgather)(struct net *net, const void *in, size_t bytes, void *out,
+	                 struct net_req *req);
 	/* Completes req if it can: then req->active is false. */
 	int (*test)(struct net *net, struct net_req *req);
 	/* Gives up a receive or send that will not complete; best effort. */
@@ -73,8 +77,10 @@ struct net {
  */
 int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out);
 
-int net_send(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes, struct net_req *req);
-int net_recv(struct net *net, uint32_t peer, uint32_t tag, void *buf, size_t bytes, struct net_req *req);
+int net_send(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes,
+             struct net_req *req);
+int net_recv(struct net *net, uint32_t peer, uint32_t tag, void *buf, size_t bytes,
+             struct net_req *req);
 int net_test(struct net *net, struct net_req *req);
 void net_free(struct net *net); /* accepts NULL */
 

@@ -46,8 +46,10 @@ static void req_start(struct net_req *req, MPI_Request r, uint32_t peer, bool re
 static int check_transfer(struct net *net, uint32_t peer, uint32_t tag, size_t bytes)
 {
 	if (peer >= net->size || bytes > NET_MESSAGE_MAX || tag > net->tag_max)
-		return error_set(FTMEM_ENET, "message of %zu bytes with tag %" PRIu32 " to rank %" PRIu32
-		                 " is beyond the limits of this MPI", bytes, tag, peer);
+		return error_set(FTMEM_ENET,
+		                 "message of %zu bytes with tag %" PRIu32 " to rank %" PRIu32
+		                 " is beyond the limits of this MPI",
+		                 bytes, tag, peer);
 	return 0;
 }
 
@@ -89,7 +91,8 @@ static int mpi_allreduce(struct net *net, uint64_t *words, uint32_t count, enum 
 	struct net_mpi *m = (struct net_mpi *)net;
 	const MPI_Op ops[] = {[NET_MIN] = MPI_MIN, [NET_MAX] = MPI_MAX, [NET_SUM] = MPI_SUM};
 	MPI_Request r;
-	int rc = MPI_Iallreduce(MPI_IN_PLACE, words, (int)count, MPI_UINT64_T, ops[op], m->comm, &r);
+	int rc =
+		MPI_Iallreduce(MPI_IN_PLACE, words, (int)count, MPI_UINT64_T, ops[op], m->comm, &r);
 
 	if (rc != MPI_SUCCESS)
 		return mpi_failed(rc, "MPI_Iallreduce");
@@ -105,7 +108,8 @@ static int mpi_allgather(struct net *net, const void *in, size_t bytes, void *ou
 	int rc;
 
 	if (bytes > INT_MAX)
-		return error_set(FTMEM_ENET, "all-gather of %zu bytes per rank is too large", bytes);
+		return error_set(FTMEM_ENET, "all-gather of %zu bytes per rank is too large",
+		                 bytes);
 	rc = MPI_Iallgather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, m->comm, &r);
 	if (rc != MPI_SUCCESS)
 		return mpi_failed(rc, "MPI_Iallgather");
@@ -231,7 +235,8 @@ static int init_mpi(void)
 
 	MPI_Finalized(&done);
 	if (done)
-		return error_set(FTMEM_EINVAL, "MPI was finalised: open the job before MPI_Finalize()");
+		return error_set(FTMEM_EINVAL,
+		                 "MPI was finalised: open the job before MPI_Finalize()");
 	MPI_Initialized(&done);
 	if (done) {
 		MPI_Query_thread(&level);
@@ -244,9 +249,11 @@ static int init_mpi(void)
 			return error_set(FTMEM_ENOMEM, "on_exit: no room");
 	}
 	if (level < MPI_THREAD_MULTIPLE)
-		return error_set(FTMEM_EINVAL, "MPI was initialised without MPI_THREAD_MULTIPLE: call "
-		                 "MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided), or let "
-		                 "ftmem_open() initialise MPI");
+		return error_set(
+			FTMEM_EINVAL,
+			"MPI was initialised without MPI_THREAD_MULTIPLE: call "
+			"MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided), or let "
+			"ftmem_open() initialise MPI");
 	return 0;
 }
 
@@ -257,11 +264,14 @@ static int check_launcher(uint64_t world)
 		const char *env, *advice;
 	} launcher[] = {
 		{"WORLD_SIZE", "torchrun starts no MPI job; use: mpirun -n %s python SCRIPT"},
-		{"SLURM_STEP_NUM_TASKS", "srun started no MPI job; use: srun --mpi=pmix -n %s PROGRAM"},
-		{"OMPI_COMM_WORLD_SIZE", "the program's MPI is not the one of mpirun; use: mpirun -n %s "
-		                         "of the OpenMPI that libftmem is linked with"},
-		{"PMI_SIZE", "the launcher's process manager is not the one of this MPI; use: mpirun -n %s "
-		             "of the OpenMPI that libftmem is linked with"},
+		{"SLURM_STEP_NUM_TASKS",
+	         "srun started no MPI job; use: srun --mpi=pmix -n %s PROGRAM"},
+		{"OMPI_COMM_WORLD_SIZE",
+	         "the program's MPI is not the one of mpirun; use: mpirun -n %s "
+	         "of the OpenMPI that libftmem is linked with"},
+		{"PMI_SIZE",
+	         "the launcher's process manager is not the one of this MPI; use: mpirun -n %s "
+	         "of the OpenMPI that libftmem is linked with"},
 	};
 
 	for (size_t i = 0; i < sizeof(launcher) / sizeof(launcher[0]); i++) {
@@ -292,8 +302,10 @@ static int duplicate(struct net_mpi *m, MPI_Comm comm, uint32_t timeout_ms)
 	while (rc == MPI_SUCCESS && !done) {
 		rc = MPI_Test(&r, &done, MPI_STATUS_IGNORE);
 		if (rc == MPI_SUCCESS && !done && clock_ns() > deadline)
-			return error_set(FTMEM_ETIMEOUT, "opening the job: not every rank called ftmem_open() "
-			                 "within %" PRIu32 " ms", timeout_ms);
+			return error_set(FTMEM_ETIMEOUT,
+			                 "opening the job: not every rank called ftmem_open() "
+			                 "within %" PRIu32 " ms",
+			                 timeout_ms);
 		net_backoff(&backoff);
 	}
 	return rc == MPI_SUCCESS ? 0 : mpi_failed(rc, "duplicating the communicator");

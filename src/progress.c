@@ -134,14 +134,16 @@ static void resolve(struct progress *p, const struct call *call)
 	pthread_cond_broadcast(&p->resolved);
 	pthread_mutex_unlock(&p->lock);
 	if (dropped)
-		log_line(p->config.log, FTMEM_LOG_DEBUG, "version %" PRIu64 " dropped: %s", call->version,
-		         reason[0] ? reason : "another rank gave it up");
+		log_line(p->config.log, FTMEM_LOG_DEBUG, "version %" PRIu64 " dropped: %s",
+		         call->version, reason[0] ? reason : "another rank gave it up");
 }
 
 static void break_down(struct progress *p)
 {
-	log_line(p->config.log, FTMEM_LOG_ERROR, "%s: no further version will be stored until the job "
-	         "is started again", error_msg());
+	log_line(p->config.log, FTMEM_LOG_ERROR,
+	         "%s: no further version will be stored until the job "
+	         "is started again",
+	         error_msg());
 	pthread_mutex_lock(&p->lock);
 	p->broken = true;
 	snprintf(p->broken_text, sizeof(p->broken_text), "%.200s", error_msg());
@@ -164,8 +166,10 @@ static void report_wait(struct progress *p, uint64_t *next_ns, uint64_t *warn_ns
 	if (now < *warn_ns)
 		return;
 	*warn_ns = UINT64_MAX;
-	log_line(p->config.log, FTMEM_LOG_WARN, "still waiting after %" PRIu32 " ms: %s; versions are "
-	         "skipped until it comes", p->config.timeout_ms, text);
+	log_line(p->config.log, FTMEM_LOG_WARN,
+	         "still waiting after %" PRIu32 " ms: %s; versions are "
+	         "skipped until it comes",
+	         p->config.timeout_ms, text);
 }
 
 /* Drives one version to its end. False: given up, or the network failed. */
@@ -360,8 +364,10 @@ void progress_free(struct progress *p)
 
 static int refuse_version(const struct progress *p, uint64_t version)
 {
-	return error_set(FTMEM_EINVAL, "version %" PRIu64 " does not grow: it must be at least %" PRIu64
-	                 " and below 2^56", version, p->next_version);
+	return error_set(FTMEM_EINVAL,
+	                 "version %" PRIu64 " does not grow: it must be at least %" PRIu64
+	                 " and below 2^56",
+	                 version, p->next_version);
 }
 
 /* Under the lock: queues the version, begins to fill if the spare slot is free. */
@@ -376,7 +382,8 @@ static int enqueue(struct progress *p, uint64_t version, void *stream, uint64_t 
 		return refuse_version(p, version);
 	if (p->count == QUEUE) {
 		p->broken = true;
-		snprintf(p->broken_text, sizeof(p->broken_text), "%d versions wait for other ranks", QUEUE);
+		snprintf(p->broken_text, sizeof(p->broken_text), "%d versions wait for other ranks",
+		         QUEUE);
 		return broken(p);
 	}
 	p->any_version = true;
@@ -441,8 +448,10 @@ static int look(const struct progress *p, uint64_t version)
 		return FTMEM_DROPPED;
 	}
 	if (!is_queued(p, version))
-		return error_set(FTMEM_EINVAL, "version %" PRIu64 " was never asked for, or resolved more "
-		                 "than %d versions ago", version, HISTORY);
+		return error_set(FTMEM_EINVAL,
+		                 "version %" PRIu64 " was never asked for, or resolved more "
+		                 "than %d versions ago",
+		                 version, HISTORY);
 	return p->broken ? broken(p) : 1;
 }
 
@@ -457,7 +466,8 @@ int progress_wait(struct progress *p, uint64_t version, uint64_t deadline_ns)
 		if (rc != 1)
 			break;
 		if (pthread_cond_timedwait(&p->resolved, &p->lock, &until) == ETIMEDOUT) {
-			rc = error_set(FTMEM_ETIMEOUT, "version %" PRIu64 " is not resolved; under way: %s",
+			rc = error_set(FTMEM_ETIMEOUT,
+			               "version %" PRIu64 " is not resolved; under way: %s",
 			               version, p->waits_for[0] ? p->waits_for : "its exchange");
 			break;
 		}

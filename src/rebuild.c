@@ -51,7 +51,8 @@ uint32_t rebuild_len(const struct rail *rail, uint32_t stripe, uint32_t member, 
 }
 
 /* Blocks of no bytes are never missing. */
-uint64_t rebuild_without_empty(const struct rail *rail, uint32_t stripe, uint32_t row, uint64_t mask)
+uint64_t rebuild_without_empty(const struct rail *rail, uint32_t stripe, uint32_t row,
+                               uint64_t mask)
 {
 	for (uint32_t i = 0; i < rail->n; i++)
 		if ((mask & REBUILD_BIT(i)) && rebuild_len(rail, stripe, i, row) == 0)
@@ -74,7 +75,8 @@ int rebuild_possible(const struct rail *rail, const struct rebuild_member *membe
 		return error_set(FTMEM_ENOMEM, "no memory for the table of erased blocks");
 	for (uint32_t s = 0; s < rail->n; s++)
 		for (uint32_t b = 0; b < rows; b++) {
-			uint64_t mask = rebuild_without_empty(rail, s, b, table[(uint64_t)s * rows + b]);
+			uint64_t mask =
+				rebuild_without_empty(rail, s, b, table[(uint64_t)s * rows + b]);
 
 			if ((uint32_t)__builtin_popcountll(mask) > rail->m)
 				*possible = false;
@@ -123,14 +125,18 @@ static int post_sums(struct rebuild *r)
 		if (take && give) {
 			memcpy(sums_of(&member[x]), sums_of(&member[giver]), bytes);
 		} else if (take) {
-			rc = net_recv(net, member[giver].agent, tag, sums_of(&member[x]), bytes, &t->block);
+			rc = net_recv(net, member[giver].agent, tag, sums_of(&member[x]), bytes,
+			              &t->block);
 			if (rc == 0)
-				rc = net_recv(net, member[giver].agent, tag, &t->value, sizeof(t->value), &t->sum);
+				rc = net_recv(net, member[giver].agent, tag, &t->value,
+				              sizeof(t->value), &t->sum);
 		} else if (give) {
 			t->value = checksum(sums_of(&member[giver]), bytes);
-			rc = net_send(net, member[x].agent, tag, sums_of(&member[giver]), bytes, &t->block);
+			rc = net_send(net, member[x].agent, tag, sums_of(&member[giver]), bytes,
+			              &t->block);
 			if (rc == 0)
-				rc = net_send(net, member[x].agent, tag, &t->value, sizeof(t->value), &t->sum);
+				rc = net_send(net, member[x].agent, tag, &t->value,
+				              sizeof(t->value), &t->sum);
 		}
 	}
 	return rc;
@@ -144,7 +150,8 @@ static int check_sums(const struct rebuild *r, uint32_t x)
 	if (member->agent != r->me ||
 	    checksum(sums_of(member), sums_bytes(r)) == r->sums[x].value)
 		return 0;
-	return error_set(FTMEM_ECORRUPT, "the checksums for rank %" PRIu32 " were damaged on their way",
+	return error_set(FTMEM_ECORRUPT,
+	                 "the checksums for rank %" PRIu32 " were damaged on their way",
 	                 r->rail->rank[x]);
 }
 
@@ -334,8 +341,10 @@ static int run(struct rebuild *r, uint32_t count)
 			backoff = (struct net_backoff){0};
 			deadline = clock_deadline(timeout_ms);
 		} else if (open > 0 && clock_ns() > deadline) {
-			return error_set(FTMEM_ETIMEOUT, "rebuilding: no answer from rank %" PRIu32 " within %"
-			                 PRIu32 " ms", look.peer, timeout_ms);
+			return error_set(FTMEM_ETIMEOUT,
+			                 "rebuilding: no answer from rank %" PRIu32
+			                 " within %" PRIu32 " ms",
+			                 look.peer, timeout_ms);
 		} else {
 			net_backoff(&backoff);
 		}

@@ -13,8 +13,8 @@ static uint8_t *block_at(const struct rebuild *r, uint32_t stripe, uint32_t memb
 	const struct rebuild_member *m = &r->config->member[member];
 
 	if (rail_is_parity(r->rail, stripe, member))
-		return slot_parity(m->slot, m->rail_index, rail_parity_row(r->rail, stripe, member)) +
-		       (uint64_t)row * r->rail->block_bytes;
+		return slot_parity(m->slot, m->rail_index, rail_parity_row(r->rail, stripe, member))
+		       + (uint64_t)row * r->rail->block_bytes;
 	return m->slot->data +
 	       rail_data_offset(r->rail, member, rail_chunk(r->rail, stripe, member), row);
 }
@@ -59,7 +59,8 @@ bool rebuild_unit_plan(const struct rebuild *r, uint64_t i, struct rebuild_unit 
 	for (uint32_t x = 0; x < r->n; x++) {
 		if (usable & REBUILD_BIT(x))
 			live++;
-		if ((erased & REBUILD_BIT(x)) && (r->config->parity || !rail_is_parity(r->rail, u->stripe, x)))
+		if ((erased & REBUILD_BIT(x))
+		    && (r->config->parity || !rail_is_parity(r->rail, u->stripe, x)))
 			u->want[u->wants++] = x;
 	}
 	if (u->wants == 0 || live == 0)
@@ -91,8 +92,9 @@ static uint32_t *parity_sum(const struct rebuild *r, const struct rebuild_unit *
 {
 	const struct rebuild_member *m = &r->config->member[x];
 
-	return m->slot->sums + slot_parity_sum_index(m->slot->shape, m->rail_index,
-	                                             rail_parity_row(r->rail, u->stripe, x), u->row);
+	return m->slot->sums
+	       + slot_parity_sum_index(m->slot->shape, m->rail_index,
+	                               rail_parity_row(r->rail, u->stripe, x), u->row);
 }
 
 static int damaged(const struct rebuild *r, const struct rebuild_unit *u, uint32_t member)
@@ -109,7 +111,8 @@ static int transfer_send(struct rebuild *r, const struct rebuild_unit *u, uint32
                          struct rebuild_transfer *t)
 {
 	struct net *net = r->config->net;
-	uint32_t tag = tag_rail(r->rail->id, kind), len = rebuild_len(r->rail, u->stripe, x, u->row);
+	uint32_t tag = tag_rail(r->rail->id, kind),
+		 len = rebuild_len(r->rail, u->stripe, x, u->row);
 	int rc = net_send(net, agent_of(r, to), tag, block, len, &t->block);
 
 	t->value = sum;
@@ -123,7 +126,8 @@ static int transfer_recv(struct rebuild *r, const struct rebuild_unit *u, uint32
                          struct rebuild_transfer *t)
 {
 	struct net *net = r->config->net;
-	uint32_t tag = tag_rail(r->rail->id, kind), len = rebuild_len(r->rail, u->stripe, x, u->row);
+	uint32_t tag = tag_rail(r->rail->id, kind),
+		 len = rebuild_len(r->rail, u->stripe, x, u->row);
 	int rc = net_recv(net, agent_of(r, from), tag, block, len, &t->block);
 
 	if (rc == 0 && rail_is_parity(r->rail, u->stripe, x))
@@ -177,15 +181,16 @@ int rebuild_unit_begin(struct rebuild *r, struct rebuild_unit *u)
 			                   u->staging + (uint64_t)c * r->rail->block_bytes,
 			                   &u->recv_source[c]);
 		else
-			rc = transfer_send(r, u, u->decoder, TAG_SOURCE, x,
-			                   block_at(r, u->stripe, x, u->row),
-			                   rail_is_parity(r->rail, u->stripe, x) ? *parity_sum(r, u, x) : 0,
-			                   &u->send_source[c]);
+			rc = transfer_send(
+				r, u, u->decoder, TAG_SOURCE, x, block_at(r, u->stripe, x, u->row),
+				rail_is_parity(r->rail, u->stripe, x) ? *parity_sum(r, u, x) : 0,
+				&u->send_source[c]);
 	}
 	for (uint32_t w = 0; rc == 0 && !decode_here && w < u->wants; w++)
 		if (is_here(r, u->want[w]))
 			rc = transfer_recv(r, u, u->decoder, TAG_RESULT, u->want[w],
-			                   block_at(r, u->stripe, u->want[w], u->row), &u->recv_result[w]);
+			                   block_at(r, u->stripe, u->want[w], u->row),
+			                   &u->recv_result[w]);
 	return rc;
 }
 
@@ -193,7 +198,8 @@ int rebuild_unit_begin(struct rebuild *r, struct rebuild_unit *u)
 
 static int decoder_for(struct rebuild *r, const struct rebuild_unit *u, struct codec_decoder **out)
 {
-	struct rebuild_pattern *p = &r->pattern[u->stripe * REBUILD_ROTATION + u->row % REBUILD_ROTATION];
+	struct rebuild_pattern *p =
+		&r->pattern[u->stripe * REBUILD_ROTATION + u->row % REBUILD_ROTATION];
 	uint32_t have[RAIL_MAX], want[RAIL_MAX];
 	int rc;
 
@@ -201,8 +207,9 @@ static int decoder_for(struct rebuild *r, const struct rebuild_unit *u, struct c
 		have[c] = rail_code_index(r->rail, u->stripe, u->source[c]);
 	for (uint32_t w = 0; w < u->wants; w++)
 		want[w] = rail_code_index(r->rail, u->stripe, u->want[w]);
-	if (!p->decoder || p->wants != u->wants || memcmp(p->have, have, sizeof(have[0]) * r->k) != 0 ||
-	    memcmp(p->want, want, sizeof(want[0]) * u->wants) != 0) {
+	if (!p->decoder || p->wants != u->wants
+	    || memcmp(p->have, have, sizeof(have[0]) * r->k) != 0
+	    || memcmp(p->want, want, sizeof(want[0]) * u->wants) != 0) {
 		codec_decoder_free(p->decoder);
 		p->decoder = NULL;
 		rc = codec_decoder_new(r->codec, have, want, u->wants, &p->decoder);

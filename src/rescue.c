@@ -162,7 +162,8 @@ int rescue_new(struct ftmem *ft, const struct gather *g, const struct recover_ch
 	*out = NULL;
 	if (!r) {
 		free(source);
-		return session_agree(ft, error_set(FTMEM_ENOMEM, "no memory to rebuild"), "rebuilding");
+		return session_agree(ft, error_set(FTMEM_ENOMEM, "no memory to rebuild"),
+		                     "rebuilding");
 	}
 	r->ft = ft;
 	r->gather = g;
@@ -175,7 +176,8 @@ int rescue_new(struct ftmem *ft, const struct gather *g, const struct recover_ch
 	r->lost = calloc(r->ranks, sizeof(*r->lost));
 	r->data_bytes = calloc(r->ranks, sizeof(*r->data_bytes));
 	if (!r->agent || !r->lost || !r->data_bytes)
-		rc = error_set(FTMEM_ENOMEM, "no memory for a table of %" PRIu32 " ranks", r->ranks);
+		rc = error_set(FTMEM_ENOMEM, "no memory for a table of %" PRIu32 " ranks",
+		               r->ranks);
 	for (uint32_t i = 0; rc == 0 && i < r->ranks; i++) {
 		r->lost[i] = source[i].arena < 0;
 		r->agent[i] = r->lost[i] ? i % ft->net->size : g->arena[source[i].arena].agent;
@@ -242,8 +244,10 @@ static int verify_own(struct rescue *r, struct collector *c)
 		c->rank = r->member[i].rank;
 		bad = slot_verify(c->slot, collect, c);
 		if (bad > 0)
-			log_line(&r->ft->opts.log, FTMEM_LOG_WARN, "%" PRIu64 " blocks of rank %" PRIu32
-			         " fail their checksum: they are rebuilt from parity", bad, c->rank);
+			log_line(&r->ft->opts.log, FTMEM_LOG_WARN,
+			         "%" PRIu64 " blocks of rank %" PRIu32
+			         " fail their checksum: they are rebuilt from parity",
+			         bad, c->rank);
 		if (bad > BAD_MAX) {
 			c->count = c->first + 1;
 			c->bad[c->first].whole = 1;
@@ -362,7 +366,8 @@ int rescue_verify(struct rescue *r, bool *possible)
 	}
 	rc = session_agree(r->ft, rc, "verifying");
 	if (rc == 0)
-		rc = net_allreduce(r->ft->net, &hopeless, 1, NET_MAX, session_deadline(r->ft), "verifying");
+		rc = net_allreduce(r->ft->net, &hopeless, 1, NET_MAX, session_deadline(r->ft),
+		                   "verifying");
 	*possible = hopeless == 0;
 	return rc;
 }
@@ -443,7 +448,8 @@ static int broken_rails(struct rescue *r, struct rail_job **jobs, uint32_t *coun
 			room = room ? 2 * room : 8;
 			grown = realloc(*jobs, room * sizeof(**jobs));
 			if (!grown)
-				return error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " rails", room);
+				return error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " rails",
+				                 room);
 			*jobs = grown;
 		}
 		rc = prepare_rail(r, id, &(*jobs)[*count]);

@@ -27,8 +27,9 @@ static void list_ranks(const struct rescue *r, bool lost, char *text, size_t byt
 	for (uint32_t i = 0; i < r->ranks && used + 64 < bytes; i++) {
 		if (r->lost[i] != lost)
 			continue;
-		used += (size_t)snprintf(text + used, bytes - used, "%s%" PRIu32 " (%s)", used ? ", " : "",
-		                         i, r->epoch->map->node[r->epoch->map->node_of_rank[i]].name);
+		used += (size_t)snprintf(text + used, bytes - used, "%s%" PRIu32 " (%s)",
+		                         used ? ", " : "", i,
+		                         r->epoch->map->node[r->epoch->map->node_of_rank[i]].name);
 	}
 }
 
@@ -45,9 +46,10 @@ static void warn_newer(const struct rescue *r)
 				newest = s->stamp;
 		}
 	if (stamp_cmp(newest, r->choice.stamp) > 0)
-		log_line(&r->ft->opts.log, FTMEM_LOG_WARN, "version %" PRIu64 " was committed, but too much "
-		         "of it is missing or damaged: going back to version %" PRIu64, newest.version,
-		         r->choice.stamp.version);
+		log_line(&r->ft->opts.log, FTMEM_LOG_WARN,
+		         "version %" PRIu64 " was committed, but too much "
+		         "of it is missing or damaged: going back to version %" PRIu64,
+		         newest.version, r->choice.stamp.version);
 }
 
 static void report_found(const struct rescue *r)
@@ -61,9 +63,10 @@ static void report_found(const struct rescue *r)
 		return;
 	list_ranks(r, true, lost, sizeof(lost));
 	warn_newer(r);
-	log_line(&r->ft->opts.log, FTMEM_LOG_INFO, "version %" PRIu64 " found, held by %" PRIu32 " of %"
-	         PRIu32 " ranks%s%s", r->choice.stamp.version, r->ranks - count, r->ranks,
-	         count ? "; lost: rank " : "", lost);
+	log_line(&r->ft->opts.log, FTMEM_LOG_INFO,
+	         "version %" PRIu64 " found, held by %" PRIu32 " of %" PRIu32 " ranks%s%s",
+	         r->choice.stamp.version, r->ranks - count, r->ranks, count ? "; lost: rank " : "",
+	         lost);
 }
 
 /* Whose blocks a lost rank was rebuilt from: the live members of its rail. */
@@ -81,13 +84,15 @@ static void report_rebuilt(const struct rescue *r, const struct rebuild_report *
 		uint32_t rank = a->rails[0].rank[i];
 
 		if (!r->lost[rank])
-			used += (size_t)snprintf(from + used, sizeof(from) - used, "%s%" PRIu32 " (%s)",
-			                         used ? ", " : " from ranks ", rank,
-			                         map->node[map->node_of_rank[rank]].name);
+			used += (size_t)snprintf(from + used, sizeof(from) - used,
+			                         "%s%" PRIu32 " (%s)", used ? ", " : " from ranks ",
+			                         rank, map->node[map->node_of_rank[rank]].name);
 	}
-	log_line(&r->ft->opts.log, FTMEM_LOG_INFO, "rank %" PRIu32 " on %s: rebuilt %.1f MiB of data and "
-	         "%.1f MiB of parity%s in %.3f s", r->ft->net->rank, r->ft->opts.node,
-	         (double)report->data_bytes / 1048576.0, (double)report->parity_bytes / 1048576.0, from, s);
+	log_line(&r->ft->opts.log, FTMEM_LOG_INFO,
+	         "rank %" PRIu32 " on %s: rebuilt %.1f MiB of data and "
+	         "%.1f MiB of parity%s in %.3f s",
+	         r->ft->net->rank, r->ft->opts.node, (double)report->data_bytes / 1048576.0,
+	         (double)report->parity_bytes / 1048576.0, from, s);
 }
 
 static int report_lost(const struct gather *g, uint32_t epoch_index,
@@ -96,8 +101,10 @@ static int report_lost(const struct gather *g, uint32_t epoch_index,
 	char text[768];
 
 	recover_explain(&g->epoch[epoch_index], choice, source, text, sizeof(text));
-	return error_set(FTMEM_ELOST, "%s; nothing was erased: start the job again when those nodes are "
-	                 "back", text);
+	return error_set(FTMEM_ELOST,
+	                 "%s; nothing was erased: start the job again when those nodes are "
+	                 "back",
+	                 text);
 }
 
 /* --- choosing --- */
@@ -114,7 +121,8 @@ static int choose(struct ftmem *ft, const struct gather *g, struct rescue **out)
 	for (;;) {
 		struct recover_source *source = calloc(max ? max : 1, sizeof(*source));
 		bool possible = false;
-		int rc = source ? 0 : error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " ranks", max);
+		int rc = source ? 0
+		                : error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " ranks", max);
 
 		rc = session_agree(ft, rc, "choosing a version");
 		if (rc == 0)
@@ -122,12 +130,16 @@ static int choose(struct ftmem *ft, const struct gather *g, struct rescue **out)
 		if (rc == FTMEM_ELOST)
 			rc = report_lost(g, index, &choice, source);
 		if (rc == FTMEM_FRESH && below)
-			rc = error_set(FTMEM_ECORRUPT, "version %" PRIu64 " is damaged beyond what parity "
-			               "covers, and there is no older one: ftmem_forget() begins anew",
-			               choice.stamp.version);
+			rc = error_set(
+				FTMEM_ECORRUPT,
+				"version %" PRIu64 " is damaged beyond what parity "
+				"covers, and there is no older one: ftmem_forget() begins anew",
+				choice.stamp.version);
 		else if (rc == FTMEM_FRESH && g->damaged > 0)
-			rc = error_set(FTMEM_ECORRUPT, "%" PRIu64 " arenas or slots of the job are damaged, and "
-			               "no version is left: ftmem_forget() begins anew", g->damaged);
+			rc = error_set(FTMEM_ECORRUPT,
+			               "%" PRIu64 " arenas or slots of the job are damaged, and "
+			               "no version is left: ftmem_forget() begins anew",
+			               g->damaged);
 		if (rc != 0) {
 			free(source);
 			return rc;
@@ -141,8 +153,10 @@ static int choose(struct ftmem *ft, const struct gather *g, struct rescue **out)
 		*out = NULL;
 		if (rc < 0)
 			return rc;
-		log_line(&ft->opts.log, FTMEM_LOG_WARN, "version %" PRIu64 " is damaged beyond what parity "
-		         "covers: trying an older one", choice.stamp.version);
+		log_line(&ft->opts.log, FTMEM_LOG_WARN,
+		         "version %" PRIu64 " is damaged beyond what parity "
+		         "covers: trying an older one",
+		         choice.stamp.version);
 		limit = choice;
 		below = &limit;
 	}
@@ -183,8 +197,10 @@ static void commit_again(struct rescue *r)
 	slots[at] = (struct commit_slot){SLOT_COMMITTED, r->choice.stamp};
 	session_enter(ft, slots, ft->incarnation);
 	if (session_retire_former(ft) < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: memory of earlier epochs stays until the next "
-		         "commit", error_msg());
+		log_line(&ft->opts.log, FTMEM_LOG_WARN,
+		         "%s: memory of earlier epochs stays until the next "
+		         "commit",
+		         error_msg());
 }
 
 static int finish_in_place(struct rescue *r)
@@ -209,7 +225,8 @@ static int protect_again(struct rescue *r)
 	uint64_t ceiling = ft->epoch->limiter.rate;
 	struct commit_slot slots[2] = {0};
 	bool damaged;
-	int rc = net_allreduce(ft->net, &most, 1, NET_MAX, session_deadline(ft), "protecting again");
+	int rc =
+		net_allreduce(ft->net, &most, 1, NET_MAX, session_deadline(ft), "protecting again");
 
 	if (rc < 0)
 		return rc;
@@ -226,8 +243,10 @@ static int protect_again(struct rescue *r)
 	if (rc >= 0)
 		rc = progress_wait(ft->progress, version, deadline);
 	if (rc == FTMEM_DROPPED)
-		rc = error_set(FTMEM_ENET, "version %" PRIu64 " was restored, but could not be protected "
-		               "again: call ftmem_restore() once more", version);
+		rc = error_set(FTMEM_ENET,
+		               "version %" PRIu64 " was restored, but could not be protected "
+		               "again: call ftmem_restore() once more",
+		               version);
 	if (progress_stop(ft->progress, deadline) < 0) {
 		session_give_up(ft, "a restored version could not be protected again in time");
 		rc = rc < 0 ? rc : FTMEM_ETIMEOUT;
@@ -356,8 +375,10 @@ int session_restore(struct ftmem *ft, uint64_t *version)
 		ft->figures.restore_s = seconds;
 		pthread_mutex_unlock(&ft->lock);
 		if (ft->net->rank == 0)
-			log_line(&ft->opts.log, FTMEM_LOG_INFO, "version %" PRIu64 " is committed on %" PRIu32
-			         " nodes, redundancy is whole (%.3f s)", *version, ft->map->nodes, seconds);
+			log_line(&ft->opts.log, FTMEM_LOG_INFO,
+			         "version %" PRIu64 " is committed on %" PRIu32
+			         " nodes, redundancy is whole (%.3f s)",
+			         *version, ft->map->nodes, seconds);
 	}
 	if (rc == FTMEM_FRESH) {
 		/* Remains of a first snapshot that never was committed. */

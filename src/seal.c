@@ -82,7 +82,8 @@ static int freeze(struct seal *s)
 	int rc = layout_freeze(ft->regions, &s->layout);
 
 	if (rc == 0 && !data_bytes)
-		rc = error_set(FTMEM_ENOMEM, "no memory for the sizes of %" PRIu32 " ranks", ft->net->size);
+		rc = error_set(FTMEM_ENOMEM, "no memory for the sizes of %" PRIu32 " ranks",
+		               ft->net->size);
 	rc = session_agree(ft, rc, "freezing the layout");
 	if (rc == 0)
 		rc = net_allgather(ft->net, &s->layout->data_bytes, sizeof(uint64_t), data_bytes,
@@ -215,14 +216,17 @@ static int choose_epoch(struct seal *s)
 		summarize(entry, count, seen);
 	rc = session_agree(ft, rc, "listing what is stored");
 	if (rc == 0)
-		rc = net_allreduce(ft->net, seen, 3, NET_MAX, session_deadline(ft), "finding the epoch");
+		rc = net_allreduce(ft->net, seen, 3, NET_MAX, session_deadline(ft),
+		                   "finding the epoch");
 	if (rc == 0)
-		rc = session_agree(ft, examine(s, entry, count, seen[0], &veto), "attaching to the arena");
+		rc = session_agree(ft, examine(s, entry, count, seen[0], &veto),
+		                   "attaching to the arena");
 	words[0] = veto || s->anew || seen[0] == 0;
 	for (uint32_t i = 0; rc == 0 && i < count; i++)
 		words[1] = words[1] || (entry[i].epoch == seen[0] && entry_holds(&entry[i]));
 	if (rc == 0)
-		rc = net_allreduce(ft->net, words, 2, NET_MAX, session_deadline(ft), "finding the epoch");
+		rc = net_allreduce(ft->net, words, 2, NET_MAX, session_deadline(ft),
+		                   "finding the epoch");
 	if (rc == 0) {
 		s->join = !words[0];
 		s->epoch = s->join ? seen[0] : seen[0] < seen[1] ? seen[1] : seen[0] + 1;
@@ -309,8 +313,8 @@ static void set_former_aside(struct ftmem *ft, const struct epoch *next)
 	keeper_let_go(&ft->keeper, e->arena);
 	if (e->number != next->number &&
 	    smp_drop(ft->keeper.smp, e->number, ft->net->rank) < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: its memory stays until the next commit",
-		         error_msg());
+		log_line(&ft->opts.log, FTMEM_LOG_WARN,
+		         "%s: its memory stays until the next commit", error_msg());
 	epoch_free(e, ft->net->lingering);
 }
 

@@ -37,9 +37,12 @@ int session_agree(struct ftmem *ft, int rc, const char *what)
 		return rc < 0 ? rc : net_rc;
 	agreed = (int)((int64_t)(worst >> 32) - INT32_MAX);
 	if (agreed < 0 && agreed != rc)
-		error_set(agreed, "%s failed on rank %" PRIu32 " (node %s): %s; that rank's message says "
-		          "more", what, (uint32_t)worst,
-		          ft->map ? ft->map->node[ft->map->node_of_rank[(uint32_t)worst]].name : "unknown",
+		error_set(agreed,
+		          "%s failed on rank %" PRIu32 " (node %s): %s; that rank's message says "
+		          "more",
+		          what, (uint32_t)worst,
+		          ft->map ? ft->map->node[ft->map->node_of_rank[(uint32_t)worst]].name
+		                  : "unknown",
 		          error_text(agreed));
 	if (rc < 0)
 		log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "%s: %s", what, error_msg());
@@ -98,8 +101,10 @@ static void on_retire(void *arg)
 	struct ftmem *ft = arg;
 
 	if (session_retire_former(ft) < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: memory of earlier epochs stays until the next "
-		         "commit after a restore, or until the job is dropped", error_msg());
+		log_line(&ft->opts.log, FTMEM_LOG_WARN,
+		         "%s: memory of earlier epochs stays until the next "
+		         "commit after a restore, or until the job is dropped",
+		         error_msg());
 }
 
 void session_enter(struct ftmem *ft, const struct commit_slot slots[2], uint64_t incarnation)
@@ -142,8 +147,10 @@ static int check_same(const struct hello *mine, const struct hello *other, uint3
 
 	for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++)
 		if (same[i].mine != same[i].other)
-			return error_set(FTMEM_EINVAL, "option %s differs between rank 0 and rank %" PRIu32
-			                 ": all ranks must pass the same", same[i].name, rank);
+			return error_set(FTMEM_EINVAL,
+			                 "option %s differs between rank 0 and rank %" PRIu32
+			                 ": all ranks must pass the same",
+			                 same[i].name, rank);
 	return 0;
 }
 
@@ -157,8 +164,10 @@ static void warn_same_machine(const struct ftmem *ft, const struct hello *all)
 
 			if (a->boot == 0 || a->boot != b->boot)
 				continue;
-			log_line(&ft->opts.log, FTMEM_LOG_WARN, "nodes %s and %s are one machine: good for "
-			         "trying out, but its loss takes both", b->place.node, a->place.node);
+			log_line(&ft->opts.log, FTMEM_LOG_WARN,
+			         "nodes %s and %s are one machine: good for "
+			         "trying out, but its loss takes both",
+			         b->place.node, a->place.node);
 			return;
 		}
 }
@@ -180,7 +189,8 @@ static int meet(struct ftmem *ft)
 	memcpy(mine.place.node, ft->opts.node, sizeof(mine.place.node));
 	memcpy(mine.place.rack, ft->opts.rack, sizeof(mine.place.rack));
 	if (!all || !places)
-		rc = error_set(FTMEM_ENOMEM, "no memory for the table of %" PRIu32 " ranks", ft->net->size);
+		rc = error_set(FTMEM_ENOMEM, "no memory for the table of %" PRIu32 " ranks",
+		               ft->net->size);
 	rc = session_agree(ft, rc, "opening the job");
 	if (rc == 0)
 		rc = net_allgather(ft->net, &mine, sizeof(mine), all, session_deadline(ft),
@@ -190,12 +200,15 @@ static int meet(struct ftmem *ft)
 		places[i] = all[i].place;
 	}
 	if (rc == 0)
-		rc = map_new(places, ft->net->size, ft->opts.group_nodes, ft->opts.parity, &ft->map);
+		rc = map_new(places, ft->net->size, ft->opts.group_nodes, ft->opts.parity,
+		             &ft->map);
 	if (rc == 0)
 		warn_same_machine(ft, all);
 	if (rc == 0 && ft->map->nodes == 1 && ft->net->rank == 0)
-		log_line(&ft->opts.log, FTMEM_LOG_WARN, "the job runs on one node (%s): versions survive its "
-		         "processes, not the node; no parity is kept", ft->map->node[0].name);
+		log_line(&ft->opts.log, FTMEM_LOG_WARN,
+		         "the job runs on one node (%s): versions survive its "
+		         "processes, not the node; no parity is kept",
+		         ft->map->node[0].name);
 	free(all);
 	free(places);
 	return rc;
@@ -305,8 +318,8 @@ void session_close(struct ftmem *ft)
 		ft->copy_ops->close(ft->copy);
 	/* An SMP that died just now would take with it what only we still hold. */
 	if (ft->epoch && keeper_ensure(&ft->keeper) < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_ERROR, "closing: %s: what this rank holds is lost",
-		         error_msg());
+		log_line(&ft->opts.log, FTMEM_LOG_ERROR,
+		         "closing: %s: what this rank holds is lost", error_msg());
 	keeper_deinit(&ft->keeper);
 	epoch_free(ft->epoch, ft->net && ft->net->lingering);
 	epoch_free(ft->former, ft->net && ft->net->lingering);

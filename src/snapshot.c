@@ -73,7 +73,8 @@ void snapshot_start(struct snapshot *s, uint64_t version, bool go, uint64_t call
 	s->committed = s->retire = s->cancelled = false;
 	s->phase = SNAPSHOT_FILLING;
 	if (!go && !called)
-		snprintf(s->reason, sizeof(s->reason), "the spare slot of this rank was still in use");
+		snprintf(s->reason, sizeof(s->reason),
+		         "the spare slot of this rank was still in use");
 	/* Refused or not, the vote of a skip is no. */
 	if (!go && s->commit.phase == COMMIT_IDLE)
 		(void)step_commit(s, COMMIT_SKIP, &out);
@@ -110,9 +111,11 @@ static int conclude(struct snapshot *s)
 	}
 	if (s->go) {
 		if (event == COMMIT_FAILED && !s->reason[0])
-			snprintf(s->reason, sizeof(s->reason), "a copy or a block of its group failed");
+			snprintf(s->reason, sizeof(s->reason),
+			         "a copy or a block of its group failed");
 		if (event == COMMIT_DISSENT && !s->reason[0])
-			snprintf(s->reason, sizeof(s->reason), "another rank of its group skipped it");
+			snprintf(s->reason, sizeof(s->reason),
+			         "another rank of its group skipped it");
 		prepared = step_commit(s, event, &out) == 0 && event == COMMIT_FILLED;
 	}
 	begin_vote(s, prepared);
@@ -157,8 +160,9 @@ static int step_voting(struct snapshot *s)
 		return rc;
 	same = s->words[1] == ~s->words[2];
 	if (!same)
-		log_line(s->log, FTMEM_LOG_ERROR, "ranks snapshot different versions at once, between %"
-		         PRIu64 " and %" PRIu64 ": all must pass the same; they are dropped",
+		log_line(s->log, FTMEM_LOG_ERROR,
+		         "ranks snapshot different versions at once, between %" PRIu64
+		         " and %" PRIu64 ": all must pass the same; they are dropped",
 		         s->words[1], ~s->words[2]);
 	s->committed = same && s->words[0] == 1;
 	if (s->commit.phase == COMMIT_VOTING)
@@ -199,7 +203,8 @@ void snapshot_describe(const struct snapshot *s, char *text, size_t bytes)
 	if (s->phase == SNAPSHOT_IDLE)
 		snprintf(text, bytes, "nothing");
 	else if (s->phase == SNAPSHOT_VOTING)
-		snprintf(text, bytes, "version %" PRIu64 ", for the votes of all ranks", s->version);
+		snprintf(text, bytes, "version %" PRIu64 ", for the votes of all ranks",
+		         s->version);
 	else if (rank >= 0)
 		snprintf(text, bytes, "version %" PRIu64 ", for rank %" PRId64, s->version, rank);
 	else

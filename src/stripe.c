@@ -62,8 +62,10 @@ int stripe_new(const struct stripe_config *config, struct stripe **out)
 
 	*out = NULL;
 	if (tag_rail(rail->id, TAG_SUMS) > config->net->tag_max)
-		return error_set(FTMEM_ENET, "rail %" PRIu32 " needs a message tag beyond this MPI's "
-		                 "limit of %" PRIu32, rail->id, config->net->tag_max);
+		return error_set(FTMEM_ENET,
+		                 "rail %" PRIu32 " needs a message tag beyond this MPI's "
+		                 "limit of %" PRIu32,
+		                 rail->id, config->net->tag_max);
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		goto fail;
@@ -192,10 +194,11 @@ static int post_intents(struct stripe *s)
 		uint32_t i = (s->me + t) % s->n;
 		struct stripe_peer *p = &s->peer[i];
 
-		rc = net_recv(net, s->rail->rank[i], tag, &p->intent, sizeof(p->intent), &p->intent_recv);
+		rc = net_recv(net, s->rail->rank[i], tag, &p->intent, sizeof(p->intent),
+		              &p->intent_recv);
 		if (rc == 0)
-			rc = net_send(net, s->rail->rank[i], tag, &s->own_intent, sizeof(s->own_intent),
-			              &p->intent_send);
+			rc = net_send(net, s->rail->rank[i], tag, &s->own_intent,
+			              sizeof(s->own_intent), &p->intent_send);
 	}
 	return rc;
 }
@@ -211,8 +214,9 @@ static bool all_go(const struct stripe *s)
 			continue;
 		if (other->version != s->own_intent.version)
 			log_line(s->config.log, FTMEM_LOG_ERROR,
-			         "rank %" PRIu32 " snapshots version %" PRIu64 " while this rank snapshots %"
-			         PRIu64 ": all ranks must pass the same versions; both are dropped",
+			         "rank %" PRIu32 " snapshots version %" PRIu64
+			         " while this rank snapshots %" PRIu64
+			         ": all ranks must pass the same versions; both are dropped",
 			         s->rail->rank[i], other->version, s->own_intent.version);
 		go = go && other->go && other->version == s->own_intent.version;
 	}
@@ -311,12 +315,14 @@ int64_t stripe_waits_for(const struct stripe *s)
 	int64_t rank = -1;
 
 	for (uint32_t i = 0; rank < 0 && i < 2 * s->n; i++)
-		rank = peer_of(i < s->n ? &s->peer[i].intent_recv : &s->peer[i - s->n].intent_send, 1);
+		rank = peer_of(i < s->n ? &s->peer[i].intent_recv : &s->peer[i - s->n].intent_send,
+		               1);
 	for (uint32_t b = s->encode_row; rank < 0 && b < s->recv_row; b++)
 		rank = peer_of(s->row[b % window].recv, s->m * s->k);
 	for (uint32_t w = 0; rank < 0 && s->m > 0 && w < window; w++)
 		rank = peer_of(s->row[(s->send_row + w) % window].send, (s->n - 1) * s->m);
 	for (uint32_t i = 0; rank < 0 && i < 2 * s->n; i++)
-		rank = peer_of(i < s->n ? &s->peer[i].trailer_recv : &s->peer[i - s->n].trailer_send, 1);
+		rank = peer_of(
+			i < s->n ? &s->peer[i].trailer_recv : &s->peer[i - s->n].trailer_send, 1);
 	return rank;
 }

@@ -67,9 +67,11 @@ static inline size_t stripe_trailer_bytes(const struct stripe *s, uint32_t membe
 	return sizeof(struct stripe_trailer) + sizeof(uint32_t) * rail_data_blocks(s->rail, member);
 }
 
-static inline uint32_t *stripe_sum_at(const struct stripe *s, uint32_t member, uint32_t chunk, uint32_t row)
+static inline uint32_t *stripe_sum_at(const struct stripe *s, uint32_t member, uint32_t chunk,
+                                      uint32_t row)
 {
-	return s->slot->sums + slot_data_sum_index(s->config.shape, s->config.rail, member, chunk, row);
+	return s->slot->sums
+	       + slot_data_sum_index(s->config.shape, s->config.rail, member, chunk, row);
 }
 
 /* Tests a request and counts it as done or still active. */

@@ -24,7 +24,8 @@ static void encode(struct stripe *s, uint32_t b, uint32_t j)
 	for (uint32_t d = 0; d < s->k; d++) {
 		bool present = rail_data_len(s->rail, source_of(s, j, d), d, b) > 0;
 
-		src[d] = present ? r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes : s->zeros;
+		src[d] = present ? r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes
+		                 : s->zeros;
 	}
 	codec_encode(s->codec, j, len, src, dst);
 	s->slot->sums[slot_parity_sum_index(s->config.shape, s->config.rail, j, b)] =
@@ -47,8 +48,8 @@ static int post_row(struct stripe *s, uint32_t b)
 			if (len == 0)
 				continue;
 			rc = net_recv(s->config.net, s->rail->rank[member], tag,
-			              r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes, len,
-			              &r->recv[j * s->k + d]);
+			              r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes,
+			              len, &r->recv[j * s->k + d]);
 			if (rc < 0)
 				return rc;
 			r->left[j]++;
@@ -132,8 +133,10 @@ static int send_one(struct stripe *s)
 	len = rail_data_len(s->rail, s->me, chunk, s->send_row);
 	if (len == 0)
 		return 1;
-	if (atomic_load_explicit(&s->job->landed[copy_plan_index(s->rail, s->me, chunk, s->send_row)],
-	                         memory_order_acquire) == COPY_PENDING)
+	if (atomic_load_explicit(
+		    &s->job->landed[copy_plan_index(s->rail, s->me, chunk, s->send_row)],
+		    memory_order_acquire)
+	    == COPY_PENDING)
 		return 0;
 	if (!limiter_allows(s->config.limiter, clock_ns()))
 		return 0;

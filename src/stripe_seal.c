@@ -54,7 +54,8 @@ static int send_trailers(struct stripe *s, bool *progress)
 	s->own_trailer->good = good > 0;
 	s->own_trailer->count = count;
 	if (count > 0)
-		memcpy(s->own_trailer->sums, stripe_sum_at(s, s->me, 0, 0), count * sizeof(uint32_t));
+		memcpy(s->own_trailer->sums, stripe_sum_at(s, s->me, 0, 0),
+		       count * sizeof(uint32_t));
 	s->own_trailer->sum = 0;
 	s->own_trailer->sum = checksum(s->own_trailer, stripe_trailer_bytes(s, s->me));
 	for (uint32_t t = 1; rc == 0 && t < s->n; t++) {
@@ -86,8 +87,10 @@ void stripe_check(struct stripe *s, uint32_t member)
 
 	if (!trailer_fits(s, member) || t->version != s->own_intent.version ||
 	    t->count != rail_data_blocks(s->rail, member)) {
-		log_line(s->config.log, FTMEM_LOG_ERROR, "rank %" PRIu32 " sealed another version or layout, "
-		         "or its checksums were damaged on their way", s->rail->rank[member]);
+		log_line(s->config.log, FTMEM_LOG_ERROR,
+		         "rank %" PRIu32 " sealed another version or layout, "
+		         "or its checksums were damaged on their way",
+		         s->rail->rank[member]);
 		s->damaged = true;
 		return;
 	}
@@ -105,9 +108,10 @@ void stripe_check(struct stripe *s, uint32_t member)
 			if (rail_data_len(s->rail, member, chunk, b) == 0 ||
 			    *stripe_sum_at(s, member, chunk, b) == t->sums[chunk * rows + b])
 				continue;
-			log_line(s->config.log, FTMEM_LOG_ERROR, "a block of rank %" PRIu32 " was damaged on "
-			         "its way: version %" PRIu64 " is dropped", s->rail->rank[member],
-			         s->own_intent.version);
+			log_line(s->config.log, FTMEM_LOG_ERROR,
+			         "a block of rank %" PRIu32 " was damaged on "
+			         "its way: version %" PRIu64 " is dropped",
+			         s->rail->rank[member], s->own_intent.version);
 			s->damaged = true;
 			return;
 		}

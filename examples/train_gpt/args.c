@@ -39,7 +39,8 @@ static const struct option_row rows[] = {
 	{"print", NUMBER64, AT(print), 0, 1000000000, "steps from line to line (10), 0: none"},
 	{"quiet", SET, AT(quiet), 0, 0, "print only warnings and the result"},
 	{"pause-ms", NUMBER64, AT(pause_ms), 0, 60000, "wait after each step (0)"},
-	{"die-at", NUMBER64, AT(die_at), 0, 1000000000, "kill --die-rank (SIGKILL) after this step"},
+	{"die-at", NUMBER64, AT(die_at), 0, 1000000000,
+	 "kill --die-rank (SIGKILL) after this step"},
 	{"die-rank", NUMBER64, AT(die_rank), 0, UINT32_MAX, "the rank to kill (0)"},
 	{"help", SET, AT(help), 0, 0, "print this"},
 };
