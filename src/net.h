@@ -69,11 +69,12 @@ struct net {
 #define NET_MESSAGE_MAX (UINT64_C(1) << 30)
 
 /*
- * comm: MPI_Comm * or NULL for world. Initialises MPI if nobody did and then
- * finalises it at exit with status 0; with another status it does not, since that
- * would wait for all other ranks, and the launcher ends the job. Collective. EINVAL: MPI without MPI_THREAD_MULTIPLE, MPI
- * finalised already, or a launcher whose world is larger than MPI's (torchrun,
- * srun without a PMI): names the command to use. ENET, ETIMEOUT.
+ * comm: MPI_Comm * or NULL for world. Initialises MPI if nobody did, and then
+ * finalises it when the process exits with status 0; with another status it does not,
+ * since that would wait for all other ranks, and the launcher ends the job. Collective.
+ * EINVAL: MPI without MPI_THREAD_MULTIPLE, MPI finalised already, or a launcher whose
+ * world is larger than MPI's (torchrun, srun without a PMI): names the command to use.
+ * ENET, ETIMEOUT.
  */
 int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out);
 

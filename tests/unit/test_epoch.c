@@ -77,7 +77,8 @@ static void own_checksums_are_those_of_the_own_data(void **state)
 
 		for (int s = 0; s < 2; s++) {
 			const struct slot *slot = &e->arena->slot[s];
-			uint64_t at = slot_data_sum_index(&e->arena->shape, 0, epoch_member(e), 0, 0);
+			uint64_t at =
+				slot_data_sum_index(&e->arena->shape, 0, epoch_member(e), 0, 0);
 
 			assert_ptr_equal(epoch_own_sums(e, slot), slot->sums + at);
 		}

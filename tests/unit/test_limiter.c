@@ -69,7 +69,8 @@ static void what_passes_keeps_to_the_rate(void **state)
 
 	(void)state;
 	for (int run = 0; run < 20; run++) {
-		struct limiter l = {.rate = RATE + test_random_below(&random, 1u << 30), .last_ns = 7};
+		struct limiter l = {.rate = RATE + test_random_below(&random, 1u << 30),
+		                    .last_ns = 7};
 		uint64_t now = 7, sent = 0, biggest = 0;
 		double may;
 

@@ -131,8 +131,8 @@ static void *gather_main(void *arg)
 {
 	struct member *m = arg;
 
-	m->rc = net_allgather(m->net, m->words, sizeof(m->words[0]), m->all, clock_deadline(LONG_MS),
-	                      "meeting");
+	m->rc = net_allgather(m->net, m->words, sizeof(m->words[0]), m->all,
+	                      clock_deadline(LONG_MS), "meeting");
 	return NULL;
 }
 

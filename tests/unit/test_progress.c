@@ -409,7 +409,8 @@ static void await_waiting(struct world *w, uint32_t rank, uint64_t version, cons
 	bool named = false;
 
 	while (!named && clock_ns() < deadline) {
-		assert_int_equal(progress_wait(w->t[rank].p, version, clock_deadline(20)), FTMEM_ETIMEOUT);
+		assert_int_equal(progress_wait(w->t[rank].p, version, clock_deadline(20)),
+		                 FTMEM_ETIMEOUT);
 		named = strstr(error_msg(), whom);
 	}
 	assert_true(named);

@@ -130,7 +130,8 @@ static void ranks_rebuild_all_their_rails_at_once(void **state)
 
 	(void)state;
 	for (uint32_t run = 0; run < 40; run++) {
-		struct test_job_spec spec = {.nodes = 4, .parity = 1 + run % 2, .ranks_on = {2, 1, 3, 2}};
+		struct test_job_spec spec = {
+			.nodes = 4, .parity = 1 + run % 2, .ranks_on = {2, 1, 3, 2}};
 		uint32_t ranks = 8, node, first = 0;
 		struct cluster c;
 
@@ -144,7 +145,9 @@ static void ranks_rebuild_all_their_rails_at_once(void **state)
 		for (uint32_t i = first; i < first + spec.ranks_on[node]; i++)
 			c.lost[i] = true;
 		for (uint32_t i = 0; i < ranks; i++)
-			c.agent[i] = test_random_below(&random, 3) == 0 ? test_random_below(&random, ranks) : i;
+			c.agent[i] = test_random_below(&random, 3) == 0
+			                     ? test_random_below(&random, ranks)
+			                     : i;
 		reset(&c, test_random(&random));
 		rebuild_all(&c);
 		tear_down(&c);
@@ -182,7 +185,8 @@ static void possible_is_what_counting_says(void **state)
 
 	(void)state;
 	for (uint32_t run = 0; run < 300; run++) {
-		uint32_t n = 2 + test_random_below(&random, 5), m = 1 + test_random_below(&random, n - 1);
+		uint32_t n = 2 + test_random_below(&random, 5),
+			 m = 1 + test_random_below(&random, n - 1);
 		struct test_job_spec spec = spec_of(n, m, sizes[run % SIZES]);
 		struct rebuild_member member[RAIL_MAX];
 		struct cluster c;
@@ -191,8 +195,9 @@ static void possible_is_what_counting_says(void **state)
 
 		memset(&c, 0, sizeof(c));
 		test_job_init(&c.job, &spec);
-		lose(&c, test_random_below(&random, 3) == 0 ? UINT64_C(1) << test_random_below(&random, n)
-		                                            : 0);
+		lose(&c, test_random_below(&random, 3) == 0
+		                 ? UINT64_C(1) << test_random_below(&random, n)
+		                 : 0);
 		r = rail_of(&c, 0);
 		while (rail_rows(&r) > 0 && c.bads < n * 2)
 			c.bad[c.bads++] = bad_at(&r, test_random_below(&random, n),

@@ -39,7 +39,8 @@ static void wrong_sources_are_found_out(void **state)
 					continue;
 				found++;
 				/* Of its owner as it arrives, else of what is made of it. */
-				assert_true(strstr(a[i].message, "rank 0") || strstr(a[i].message, "rank 1"));
+				assert_true(strstr(a[i].message, "rank 0")
+				            || strstr(a[i].message, "rank 1"));
 			}
 			tear_down(&c);
 		}
@@ -70,7 +71,8 @@ static uint32_t damage_messages(uint32_t m, bool parity, uint64_t lost, uint64_t
 			corrupt = corrupt || a[i].rc == FTMEM_ECORRUPT;
 		damaged = fake_net_corrupted(c.net);
 		if (damaged != corrupt)
-			fail_msg("message %u: %s", nth, damaged ? "its damage is not found" : "not damaged");
+			fail_msg("message %u: %s", nth,
+			         damaged ? "its damage is not found" : "not damaged");
 		found += corrupt;
 		if (!corrupt)
 			assert_whole(&c, a);
@@ -189,8 +191,9 @@ static void a_failed_allocation_is_told_and_leaves_nothing(void **state)
 	assert_non_null(strstr(error_msg(), "rail 0"));
 	fail_aligned = false;
 	alloc_fail_at(1);
-	assert_int_equal(rebuild_possible(&r, (struct rebuild_member[4]){0}, c.bad, c.bads, &possible),
-	                 FTMEM_ENOMEM);
+	assert_int_equal(
+		rebuild_possible(&r, (struct rebuild_member[4]){0}, c.bad, c.bads, &possible),
+		FTMEM_ENOMEM);
 	alloc_fail_off();
 	tear_down(&c);
 }

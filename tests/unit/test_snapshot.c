@@ -403,7 +403,8 @@ static void different_versions_at_once_are_dropped(void **state)
 /* Two jobs of one node each that were one: only the vote sees it. */
 static void the_vote_alone_finds_different_versions(void **state)
 {
-	const struct test_job_spec spec = {.nodes = 1, .ranks_on = {3}, .data_bytes = {900, 900, 900}};
+	const struct test_job_spec spec = {
+		.nodes = 1, .ranks_on = {3}, .data_bytes = {900, 900, 900}};
 	struct world w;
 
 	(void)state;
@@ -557,8 +558,10 @@ static void whatever_happens_all_ranks_agree(void **state)
 					engine_copy_fail_begin(w.c.rank[r].copy);
 				if (fate == 2 && w.c.rank[r].epoch->plan->blocks > 0)
 					engine_copy_fail_block(w.c.rank[r].copy, 1);
-				good = good && (fate > 3 || (fate == 2 && w.c.rank[r].epoch->plan->blocks == 0) ||
-				                (fate == 3 && r == 0));
+				good = good
+				       && (fate > 3
+				           || (fate == 2 && w.c.rank[r].epoch->plan->blocks == 0)
+				           || (fate == 3 && r == 0));
 				start(&w, r, mine, fate > 0 && call(&w, r, mine));
 			}
 			finish(&w);

@@ -94,7 +94,8 @@ static void a_damaged_block_fails_its_receiver(void **state)
 					damaged++;
 					for (uint32_t i = 0; i < 4; i++)
 						assert_int_equal(stripe_state(c.part[i].stripe),
-						                 i == to ? STRIPE_FAILED : STRIPE_COMPLETE);
+						                 i == to ? STRIPE_FAILED
+						                         : STRIPE_COMPLETE);
 				} else {
 					assert_all(&c, STRIPE_COMPLETE);
 				}

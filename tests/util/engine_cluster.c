@@ -57,7 +57,8 @@ static int fake_begin(struct copy *c, const struct copy_job *job, void *stream)
 		rc = error_set(FTMEM_EDEVICE, "the test wants no copy to begin");
 	} else {
 		for (uint32_t i = 0; i < job->plan->blocks; i++)
-			require(atomic_load(&job->landed[i]) == COPY_PENDING, "block marks are not reset");
+			require(atomic_load(&job->landed[i]) == COPY_PENDING,
+			        "block marks are not reset");
 		c->job = job;
 		c->was = *job;
 		c->under_way = true;
@@ -85,7 +86,8 @@ static bool fake_done(struct copy *c)
 
 	pthread_mutex_lock(&c->lock);
 	if (c->under_way && !c->stuck && (!c->hold || c->cancelled)) {
-		require(memcmp(c->job, &c->was, sizeof(c->was)) == 0, "the job changed under the copy");
+		require(memcmp(c->job, &c->was, sizeof(c->was)) == 0,
+		        "the job changed under the copy");
 		for (uint32_t i = 0; i < c->job->plan->blocks; i++) {
 			bool fails = c->cancelled || i + 1 == c->fail_block;
 
@@ -331,7 +333,8 @@ static bool regions_right(const struct engine_rank *r, const struct slot *slot, 
 		require(want, "memory");
 		region_data(r, version, i, want);
 		if (r->bytes[i] > 0)
-			same = memcmp(slot->data + l->entry[entry++].offset, want, r->bytes[i]) == 0;
+			same = memcmp(slot->data + l->entry[entry++].offset, want, r->bytes[i])
+			       == 0;
 		free(want);
 	}
 	return same && (l->blob_bytes == 0 || memcmp(slot->data, l->blob, l->blob_bytes) == 0);
@@ -354,10 +357,12 @@ static bool parity_right(const struct engine_cluster *c, const struct slot *slot
 	}
 	for (uint32_t j = 0; j < r->m; j++)
 		for (uint32_t b = 0; b < rail_rows(r); b++) {
-			test_job_parity(r, rail_stripe_of_parity(r, slot->shape->member[rail], j), j, b, data,
-			                block);
-			same = same && memcmp(slot_parity(slot, rail, j) + (uint64_t)b * r->block_bytes, block,
-			                      rail_parity_len(r, b)) == 0;
+			test_job_parity(r, rail_stripe_of_parity(r, slot->shape->member[rail], j),
+			                j, b, data, block);
+			same = same
+			       && memcmp(slot_parity(slot, rail, j) + (uint64_t)b * r->block_bytes,
+			                 block, rail_parity_len(r, b))
+			                  == 0;
 		}
 	return same;
 }

@@ -169,8 +169,9 @@ static void begin(struct net_req *req, const struct op *o, uint32_t peer)
 static int check_call(struct net *net, uint32_t peer, uint32_t tag, const struct net_req *req)
 {
 	if (peer >= net->size || peer == net->rank || tag > net->tag_max || req->active)
-		return error_set(FTMEM_ENET, "rank %" PRIu32 " calls with peer %" PRIu32 ", tag %" PRIu32
-		                 "%s", net->rank, peer, tag, req->active ? ", request in use" : "");
+		return error_set(FTMEM_ENET,
+		                 "rank %" PRIu32 " calls with peer %" PRIu32 ", tag %" PRIu32 "%s",
+		                 net->rank, peer, tag, req->active ? ", request in use" : "");
 	return 0;
 }
 
@@ -267,8 +268,10 @@ static int test_receive(struct fake_net *f, struct op *o, struct net_req *req)
 	req->active = false;
 	op_free(f, o);
 	if (got != req->bytes)
-		return error_set(FTMEM_ENET, "rank %" PRIu32 " sent %" PRIu64 " bytes where %" PRIu64
-		                 " were expected", req->peer, got, req->bytes);
+		return error_set(FTMEM_ENET,
+		                 "rank %" PRIu32 " sent %" PRIu64 " bytes where %" PRIu64
+		                 " were expected",
+		                 req->peer, got, req->bytes);
 	return 0;
 }
 
@@ -456,7 +459,10 @@ struct fake_net *fake_net_new(uint32_t ranks, uint64_t seed)
 	f->random = seed;
 	for (uint32_t i = 0; i < ranks; i++)
 		f->end[i] = (struct endpoint){
-			.net = {.ops = &fake_ops, .rank = i, .size = ranks, .tag_max = FAKE_NET_TAG_MAX},
+			.net = {.ops = &fake_ops,
+		                .rank = i,
+		                .size = ranks,
+		                .tag_max = FAKE_NET_TAG_MAX},
 			.f = f,
 		};
 	return f;

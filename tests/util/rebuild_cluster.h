@@ -116,7 +116,8 @@ static inline bool members_of(const struct cluster *c, const struct rail *r, uin
 	for (uint32_t i = 0; i < r->n; i++) {
 		struct arena *a = c->job.arena[r->rank[i]];
 
-		member[i] = (struct rebuild_member){c->agent[r->rank[i]], c->lost[r->rank[i]], NULL, 0};
+		member[i] =
+			(struct rebuild_member){c->agent[r->rank[i]], c->lost[r->rank[i]], NULL, 0};
 		if (member[i].agent != agent)
 			continue;
 		mine = true;
@@ -247,12 +248,13 @@ static inline struct test_job_spec spec_of(uint32_t n, uint32_t m, const uint64_
 	return spec;
 }
 
-static inline uint8_t *block_of(const struct cluster *c, const struct rail *r, const struct rebuild_bad *b,
-                         uint32_t *len)
+static inline uint8_t *block_of(const struct cluster *c, const struct rail *r,
+                                const struct rebuild_bad *b, uint32_t *len)
 {
 	const struct slot *s = &c->job.arena[r->rank[b->member]]->slot[0];
 
-	*len = b->parity ? rail_parity_len(r, b->row) : rail_data_len(r, b->member, b->index, b->row);
+	*len = b->parity ? rail_parity_len(r, b->row)
+	                 : rail_data_len(r, b->member, b->index, b->row);
 	return b->parity ? slot_parity(s, 0, b->index) + b->row * BLOCK
 	                 : s->data + (*len ? rail_data_offset(r, b->member, b->index, b->row) : 0);
 }

@@ -64,8 +64,13 @@ static int new_memfd(uint64_t bytes)
 
 struct arena *test_job_arena(const struct map *map, const uint64_t *data_bytes, uint32_t rank)
 {
-	struct arena_spec spec = {.job = "job", .node = "node", .epoch = 1, .geometry = 1, .layout = 1,
-	                          .rank = rank, .map = map};
+	struct arena_spec spec = {.job = "job",
+	                          .node = "node",
+	                          .epoch = 1,
+	                          .geometry = 1,
+	                          .layout = 1,
+	                          .rank = rank,
+	                          .map = map};
 	struct arena *arena = NULL;
 	struct rail *rails;
 	uint32_t *ids = NULL;
@@ -126,11 +131,12 @@ void test_job_parity(const struct rail *r, uint32_t stripe, uint32_t parity_row,
 
 	require(padded, "memory");
 	for (uint32_t d = 0; d < k; d++) {
-		uint32_t member = rail_member_of_code(r, stripe, d), bytes = rail_data_len(r, member, d, row);
+		uint32_t member = rail_member_of_code(r, stripe, d),
+			 bytes = rail_data_len(r, member, d, row);
 
 		if (bytes > 0 && data[member])
-			memcpy(padded + (size_t)d * len, data[member] + rail_data_offset(r, member, d, row),
-			       bytes);
+			memcpy(padded + (size_t)d * len,
+			       data[member] + rail_data_offset(r, member, d, row), bytes);
 		src[d] = padded + (size_t)d * len;
 		coef[d] = codec_ref_coefficient(k, r->m, parity_row, d);
 	}
@@ -162,8 +168,11 @@ static void fill_data_sums(const struct slot *slot, uint32_t rail, const uint8_t
 		for (uint32_t c = 0; c < rail_k(r); c++)
 			for (uint32_t b = 0; b < rail_chunk_rows(r, i); b++)
 				slot->sums[slot_data_sum_index(slot->shape, rail, i, c, b)] =
-					checksum(data[i] + (rail_data_len(r, i, c, b)
-						? rail_data_offset(r, i, c, b) : 0), rail_data_len(r, i, c, b));
+					checksum(data[i]
+				                         + (rail_data_len(r, i, c, b)
+				                                    ? rail_data_offset(r, i, c, b)
+				                                    : 0),
+				                 rail_data_len(r, i, c, b));
 }
 
 static void fill_parity(const struct slot *slot, uint32_t rail, const uint8_t *const *data)
@@ -174,8 +183,8 @@ static void fill_parity(const struct slot *slot, uint32_t rail, const uint8_t *c
 		for (uint32_t b = 0; b < rail_rows(r); b++) {
 			uint8_t *at = slot_parity(slot, rail, j) + (uint64_t)b * r->block_bytes;
 
-			test_job_parity(r, rail_stripe_of_parity(r, slot->shape->member[rail], j), j, b, data,
-			                at);
+			test_job_parity(r, rail_stripe_of_parity(r, slot->shape->member[rail], j),
+			                j, b, data, at);
 			slot->sums[slot_parity_sum_index(slot->shape, rail, j, b)] =
 				checksum(at, rail_parity_len(r, b));
 		}
@@ -197,7 +206,8 @@ void test_job_fill(const struct slot *slot, uint32_t rank, uint64_t version)
 static bool differs(uint32_t rank, uint32_t rail, const char *what, uint32_t a, uint32_t b,
                     uint32_t row)
 {
-	fprintf(stderr, "rank %u, rail %u: %s %u/%u, row %u differs\n", rank, rail, what, a, b, row);
+	fprintf(stderr, "rank %u, rail %u: %s %u/%u, row %u differs\n", rank, rail, what, a, b,
+	        row);
 	return false;
 }
 
@@ -211,7 +221,8 @@ static bool data_sums_equal(const struct slot *slot, const struct slot *want, ui
 			for (uint32_t b = 0; b < rail_chunk_rows(r, i); b++) {
 				uint64_t at = slot_data_sum_index(slot->shape, rail, i, c, b);
 
-				if (rail_data_len(r, i, c, b) > 0 && slot->sums[at] != want->sums[at])
+				if (rail_data_len(r, i, c, b) > 0
+				    && slot->sums[at] != want->sums[at])
 					return differs(rank, rail, "checksum of member", i, c, b);
 			}
 	return true;
@@ -227,8 +238,9 @@ static bool parity_equal(const struct slot *slot, const struct slot *want, uint3
 			uint64_t at = slot_parity_sum_index(slot->shape, rail, j, b);
 			uint64_t offset = (uint64_t)b * r->block_bytes;
 
-			if (memcmp(slot_parity(slot, rail, j) + offset, slot_parity(want, rail, j) + offset,
-			           rail_parity_len(r, b)) != 0)
+			if (memcmp(slot_parity(slot, rail, j) + offset,
+			           slot_parity(want, rail, j) + offset, rail_parity_len(r, b))
+			    != 0)
 				return differs(rank, rail, "parity", j, 0, b);
 			if (slot->sums[at] != want->sums[at])
 				return differs(rank, rail, "checksum of parity", j, 0, b);
