@@ -9,8 +9,8 @@
 #include "mpi_check.h"
 #include "test_random.h"
 
-#define GUARD 64
-#define GUARD_BYTE 0xc3
+#define GUARD       64
+#define GUARD_BYTE  0xc3
 #define POISON_BYTE 0xa5
 
 #define TIMEOUT_MS 30000
@@ -153,8 +153,8 @@ void cluster_poison(struct cluster *c)
 static void verify_guards(const struct cluster_region *r)
 {
 	for (uint64_t i = 0; i < GUARD; i++)
-		CHECK_MSG(r->memory[i] == GUARD_BYTE &&
-		          r->memory[GUARD + r->bytes + i] == GUARD_BYTE,
+		CHECK_MSG(r->memory[i] == GUARD_BYTE
+		                  && r->memory[GUARD + r->bytes + i] == GUARD_BYTE,
 		          "bytes beside region %s were written", r->name);
 }
 
@@ -168,7 +168,8 @@ static void verify_region(const struct cluster *c, const struct cluster_region *
 
 		CHECK_MSG(memcmp(bytes + at, &word, r->bytes - at < 8 ? r->bytes - at : 8) == 0,
 		          "rank %u: region %s (%llu bytes) is not that of version %llu from byte "
-		          "%llu on: %02x %02x ..", c->rank, r->name, (unsigned long long)r->bytes,
+		          "%llu on: %02x %02x ..",
+		          c->rank, r->name, (unsigned long long)r->bytes,
 		          (unsigned long long)version, (unsigned long long)at, bytes[at],
 		          at + 1 < r->bytes ? bytes[at + 1] : 0);
 	}
@@ -389,8 +390,8 @@ struct arena *cluster_arena(const struct cluster *c, uint64_t version, struct sl
 		for (int j = 0; j < 2; j++) {
 			const struct commit_slot *s = &entry[i].slot[j];
 
-			if (entry[i].rank != c->rank || s->state != SLOT_COMMITTED ||
-			    s->stamp.version != version || s->stamp.incarnation <= incarnation)
+			if (entry[i].rank != c->rank || s->state != SLOT_COMMITTED
+			    || s->stamp.version != version || s->stamp.incarnation <= incarnation)
 				continue;
 			epoch = entry[i].epoch;
 			incarnation = s->stamp.incarnation;
@@ -431,7 +432,8 @@ const char *cluster_set_text(uint32_t set, char text[64])
 	text[used++] = '{';
 	for (uint32_t i = 0; i < 32 && used < 56; i++)
 		if (set >> i & 1)
-			used += (size_t)snprintf(text + used, 64 - used, used > 1 ? ",%u" : "%u", i);
+			used += (size_t)snprintf(text + used, 64 - used, used > 1 ? ",%u" : "%u",
+			                         i);
 	memcpy(text + used, "}", 2);
 	return text;
 }

@@ -19,15 +19,15 @@
 #include "slot.h"
 #include "smp/client.h"
 
-#define CLUSTER_RANKS 32
-#define CLUSTER_NODES 16
+#define CLUSTER_RANKS   32
+#define CLUSTER_NODES   16
 #define CLUSTER_REGIONS 8
 
 struct cluster_region {
 	char name[32];
 	uint64_t bytes;
-	uint8_t *memory;     /* with guards */
-	bool absent;         /* not registered */
+	uint8_t *memory; /* with guards */
+	bool absent;     /* not registered */
 };
 
 struct cluster {
@@ -38,10 +38,10 @@ struct cluster {
 	uint32_t node_of[CLUSTER_RANKS];
 	char node[CLUSTER_NODES][FTMEM_NAME_MAX + 1];
 	struct ftmem_opts opts;
-	uint64_t salt;       /* of the pattern: tells two runs of the same versions apart */
+	uint64_t salt; /* of the pattern: tells two runs of the same versions apart */
 	uint32_t regions;
 	struct cluster_region region[CLUSTER_REGIONS];
-	struct ftmem *ft;    /* NULL while the job is not running */
+	struct ftmem *ft; /* NULL while the job is not running */
 };
 
 /* layout: ranks of each node, "2,1,3"; with "r" behind it ranks are dealt to the nodes

@@ -3,8 +3,8 @@
  * A process of an earlier start still holds an arena: 3 ranks, one per node. The
  * process is this program again: --hold JOB NODE RANK.
  */
-#include "cluster.h"
 #include "clock.h"
+#include "cluster.h"
 #include "mpi_check.h"
 
 #include <signal.h>
@@ -208,11 +208,12 @@ int main(int argc, char **argv)
 {
 	static const struct check_case cases[] = {
 		{"a_stopped_process_is_named_and_then_replaced",
-		 a_stopped_process_is_named_and_then_replaced},
+	         a_stopped_process_is_named_and_then_replaced},
 		{"a_later_start_finds_everything", a_later_start_finds_everything},
-		{"it_is_found_when_ranks_are_reordered_too", it_is_found_when_ranks_are_reordered_too},
+		{"it_is_found_when_ranks_are_reordered_too",
+	         it_is_found_when_ranks_are_reordered_too},
 		{"a_process_that_ends_meanwhile_is_waited_for",
-		 a_process_that_ends_meanwhile_is_waited_for},
+	         a_process_that_ends_meanwhile_is_waited_for},
 	};
 
 	self = argv[0];

@@ -16,7 +16,15 @@ static struct cluster job;
 
 /* Where bits flip. */
 enum place {
-	DATA, PARITY, SUMS, SLOT_HEADER, STATE, ARENA_HEADER, MAP, RAILS, PLACES,
+	DATA,
+	PARITY,
+	SUMS,
+	SLOT_HEADER,
+	STATE,
+	ARENA_HEADER,
+	MAP,
+	RAILS,
+	PLACES,
 };
 
 static const char *const place_name[PLACES] = {
@@ -44,30 +52,18 @@ static void prepare(uint32_t parity, uint32_t turn, bool spread)
 static uint8_t *find_place(struct arena *a, struct slot *s, enum place place, uint64_t *bytes)
 {
 	switch (place) {
-	case DATA:
-		*bytes = a->shape.data_bytes;
-		return s->data;
+	case DATA: *bytes = a->shape.data_bytes; return s->data;
 	case PARITY:
 		*bytes = a->rails[0].m * rail_parity_bytes(&a->rails[0]);
 		return slot_parity(s, 0, 0);
-	case SUMS:
-		*bytes = a->shape.sums_bytes;
-		return (uint8_t *)s->sums;
+	case SUMS: *bytes = a->shape.sums_bytes; return (uint8_t *)s->sums;
 	case SLOT_HEADER:
 		*bytes = offsetof(struct slot_header, filled_ns);
 		return (uint8_t *)s->header;
-	case STATE:
-		*bytes = sizeof(s->header->state);
-		return (uint8_t *)s->header;
-	case ARENA_HEADER:
-		*bytes = sizeof(struct arena_header);
-		return a->base;
-	case MAP:
-		*bytes = a->header->map_bytes;
-		return a->base + a->header->map_offset;
-	default:
-		*bytes = a->header->rails_bytes;
-		return a->base + a->header->rails_offset;
+	case STATE: *bytes = sizeof(s->header->state); return (uint8_t *)s->header;
+	case ARENA_HEADER: *bytes = sizeof(struct arena_header); return a->base;
+	case MAP: *bytes = a->header->map_bytes; return a->base + a->header->map_offset;
+	default: *bytes = a->header->rails_bytes; return a->base + a->header->rails_offset;
 	}
 }
 
@@ -226,7 +222,8 @@ static void damage_anything(uint64_t *random)
 
 	for (uint32_t i = 0; i < count; i++) {
 		struct slot *s = &a->slot[test_random_below(random, 2)];
-		enum place place = (enum place)test_random_below(random, i == 0 ? PLACES : SUMS + 1);
+		enum place place =
+			(enum place)test_random_below(random, i == 0 ? PLACES : SUMS + 1);
 
 		flip(a, s, place, 1, random);
 	}
@@ -243,14 +240,15 @@ static void whatever_flips_nothing_wrong_is_restored(void)
 	for (uint32_t i = 0; i < rounds; i++) {
 		uint64_t random = check_seed() + i, own = check_seed() * 7 + i * 64 + job.rank;
 		uint32_t m = 1 + test_random_below(&random, 3);
-		uint32_t lost = test_random_below(&random, 15), hit = test_random_below(&random, 16);
+		uint32_t lost = test_random_below(&random, 15),
+			 hit = test_random_below(&random, 16);
 		uint64_t got = 99;
 		char a[64], b[64];
 		int rc;
 
 		lost &= test_random_below(&random, 16);
-		check_note("round %u, parity %u: flips on %s, lost %s", i, m, cluster_set_text(hit, a),
-		           cluster_set_text(lost, b));
+		check_note("round %u, parity %u: flips on %s, lost %s", i, m,
+		           cluster_set_text(hit, a), cluster_set_text(lost, b));
 		prepare(m, i, true);
 		if (hit >> job.rank & 1)
 			damage_anything(&own);
@@ -267,7 +265,8 @@ static void whatever_flips_nothing_wrong_is_restored(void)
 			CHECK(got == 99);
 		}
 		if ((uint32_t)__builtin_popcount(hit | lost) <= m)
-			CHECK_MSG(rc == 0 && got == 2, "%d, version %llu", rc, (unsigned long long)got);
+			CHECK_MSG(rc == 0 && got == 2, "%d, version %llu", rc,
+			          (unsigned long long)got);
 		cluster_close(&job);
 	}
 	cluster_deinit(&job);
@@ -287,7 +286,8 @@ static void damage_is_not_taken_for_a_first_start(void)
 		check_barrier(job.comm);
 		cluster_start(&job);
 		rc = ftmem_restore(job.ft, &got);
-		CHECK_MSG(rc == FTMEM_ECORRUPT || rc == FTMEM_ELOST, "%d (%s)", rc, ftmem_strerror(rc));
+		CHECK_MSG(rc == FTMEM_ECORRUPT || rc == FTMEM_ELOST, "%d (%s)", rc,
+		          ftmem_strerror(rc));
 		CHECK_MESSAGE("ftmem_forget");
 		CHECK_RESULT(ftmem_forget(job.ft), 0);
 		cluster_commit(&job, 1);
@@ -301,12 +301,13 @@ int main(int argc, char **argv)
 	static const struct check_case cases[] = {
 		{"damage_on_one_node_is_repaired", damage_on_one_node_is_repaired},
 		{"damage_on_one_node_and_the_loss_of_another",
-		 damage_on_one_node_and_the_loss_of_another},
+	         damage_on_one_node_and_the_loss_of_another},
 		{"damage_beyond_parity_gives_the_older_version",
-		 damage_beyond_parity_gives_the_older_version},
+	         damage_beyond_parity_gives_the_older_version},
 		{"damage_beyond_parity_of_both_versions_is_refused",
-		 damage_beyond_parity_of_both_versions_is_refused},
-		{"whatever_flips_nothing_wrong_is_restored", whatever_flips_nothing_wrong_is_restored},
+	         damage_beyond_parity_of_both_versions_is_refused},
+		{"whatever_flips_nothing_wrong_is_restored",
+	         whatever_flips_nothing_wrong_is_restored},
 		{"damage_is_not_taken_for_a_first_start", damage_is_not_taken_for_a_first_start},
 	};
 

@@ -211,8 +211,8 @@ static void another_size_is_refused(void)
 	start_fresh();
 	cluster_commit(&job, 1);
 	cluster_close(&job);
-	cluster_regions(&job, (const uint64_t[]){100000 + 5000 * job.rank, 4095 + (job.rank == 3), 1},
-	                3);
+	cluster_regions(&job,
+	                (const uint64_t[]){100000 + 5000 * job.rank, 4095 + (job.rank == 3), 1}, 3);
 	cluster_start(&job);
 	cluster_restore_fails(&job, FTMEM_ELAYOUT);
 	CHECK_MESSAGE(job.rank == 3 ? "r1" : "rank 3");
@@ -307,17 +307,18 @@ int main(int argc, char **argv)
 	static const struct check_case cases[] = {
 		{"regions_come_go_and_grow", regions_come_go_and_grow},
 		{"the_first_commit_retires_the_former_epoch",
-		 the_first_commit_retires_the_former_epoch},
+	         the_first_commit_retires_the_former_epoch},
 		{"the_former_epoch_is_there_until_then", the_former_epoch_is_there_until_then},
 		{"the_former_epoch_is_restored_by_the_same_run",
-		 the_former_epoch_is_restored_by_the_same_run},
+	         the_former_epoch_is_restored_by_the_same_run},
 		{"a_region_that_is_not_stored_is_refused", a_region_that_is_not_stored_is_refused},
 		{"a_subset_of_what_is_stored_is_fine", a_subset_of_what_is_stored_is_fine},
 		{"another_size_is_refused", another_size_is_refused},
 		{"another_order_is_fine", another_order_is_fine},
 		{"another_number_of_ranks_is_refused", another_number_of_ranks_is_refused},
 		{"a_region_may_move_in_memory", a_region_may_move_in_memory},
-		{"epochs_that_hold_nothing_do_not_pile_up", epochs_that_hold_nothing_do_not_pile_up},
+		{"epochs_that_hold_nothing_do_not_pile_up",
+	         epochs_that_hold_nothing_do_not_pile_up},
 	};
 
 	check_init(&argc, &argv);

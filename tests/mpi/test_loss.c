@@ -123,8 +123,9 @@ static void miss_and_return(struct cluster *c, uint32_t parity, uint32_t set, ui
 		char name[16];
 
 		snprintf(name, sizeof(name), "n%u", i);
-		CHECK_MSG(!(set >> i & 1) || strstr(ftmem_errmsg(), name) ||
-		          strstr(ftmem_errmsg(), c->node[i]), "node %s is not named", name);
+		CHECK_MSG(!(set >> i & 1) || strstr(ftmem_errmsg(), name)
+		                  || strstr(ftmem_errmsg(), c->node[i]),
+		          "node %s is not named", name);
 	}
 	CHECK_RESULT(ftmem_snapshot(c->ft, 9, NULL), FTMEM_EINVAL);
 	cluster_close(c);
@@ -208,7 +209,7 @@ int main(int argc, char **argv)
 	static const struct check_case cases[] = {
 		{"restores_every_loss_up_to_parity", restores_every_loss_up_to_parity},
 		{"refuses_one_more_and_restores_when_it_is_back",
-		 refuses_one_more_and_restores_when_it_is_back},
+	         refuses_one_more_and_restores_when_it_is_back},
 		{"begins_anew_when_all_is_lost", begins_anew_when_all_is_lost},
 		{"each_group_bears_its_own_losses", each_group_bears_its_own_losses},
 	};

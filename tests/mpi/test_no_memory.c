@@ -210,11 +210,11 @@ int main(int argc, char **argv)
 		{"arenas_larger_than_memory_are_refused", arenas_larger_than_memory_are_refused},
 		{"a_node_without_room_is_named", a_node_without_room_is_named},
 		{"memory_that_runs_out_while_it_is_taken_is_given_back",
-		 memory_that_runs_out_while_it_is_taken_is_given_back},
+	         memory_that_runs_out_while_it_is_taken_is_given_back},
 		{"a_first_seal_that_failed_can_be_done_again",
-		 a_first_seal_that_failed_can_be_done_again},
+	         a_first_seal_that_failed_can_be_done_again},
 		{"what_is_stored_outlives_a_start_without_memory",
-		 what_is_stored_outlives_a_start_without_memory},
+	         what_is_stored_outlives_a_start_without_memory},
 		{"a_restore_without_room_touches_nothing", a_restore_without_room_touches_nothing},
 	};
 

@@ -12,7 +12,7 @@
 #include <sanitizer/lsan_interface.h>
 #else
 #define __lsan_disable() ((void)0)
-#define __lsan_enable() ((void)0)
+#define __lsan_enable()  ((void)0)
 #endif
 
 static struct cluster job;
@@ -69,10 +69,14 @@ static void options_out_of_range(void)
 		uint32_t parity, group_nodes, block_bytes, window, copy_threads, log_level;
 		const char *name;
 	} bad[] = {
-		{5, 0, 0, 0, 0, 0, "parity"},         {0, 65, 0, 0, 0, 0, "group_nodes"},
-		{0, 1, 0, 0, 0, 0, "group_nodes"},    {0, 0, 1000, 0, 0, 0, "block_bytes"},
-		{0, 0, 8388608, 0, 0, 0, "block_bytes"}, {0, 0, 0, 17, 0, 0, "window"},
-		{0, 0, 0, 0, 65, 0, "copy_threads"},  {0, 0, 0, 0, 0, 9, "log_level"},
+		{5, 0, 0, 0, 0, 0, "parity"},
+		{0, 65, 0, 0, 0, 0, "group_nodes"},
+		{0, 1, 0, 0, 0, 0, "group_nodes"},
+		{0, 0, 1000, 0, 0, 0, "block_bytes"},
+		{0, 0, 8388608, 0, 0, 0, "block_bytes"},
+		{0, 0, 0, 17, 0, 0, "window"},
+		{0, 0, 0, 0, 65, 0, "copy_threads"},
+		{0, 0, 0, 0, 0, 9, "log_level"},
 	};
 
 	init("1,1,1,1");
@@ -101,8 +105,10 @@ static void options_out_of_range(void)
 static void names_that_are_none(void)
 {
 	static const char *const bad[] = {
-		"a b", "../x", "a/b", ".hidden", "-x", "caf\xc3\xa9", "a\n",
-		"0123456789012345678901234567890123456789012345678901234567890123",
+		"a b", "../x",
+		"a/b", ".hidden",
+		"-x",  "caf\xc3\xa9",
+		"a\n", "0123456789012345678901234567890123456789012345678901234567890123",
 	};
 	char own[sizeof(job.job)];
 

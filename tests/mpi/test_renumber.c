@@ -203,7 +203,8 @@ static void a_node_that_was_away_is_brought_up_to_date(void)
 {
 	for (uint32_t stored = 1; stored <= 3; stored++)
 		for (uint32_t lost = 0; lost < 2; lost++) {
-			check_note("%u versions missed, %s", stored, lost ? "another node lost" : "none lost");
+			check_note("%u versions missed, %s", stored,
+			           lost ? "another node lost" : "none lost");
 			begin("1,1,1,1", 1, stored);
 			cluster_replace(&job, 4);
 			cluster_start(&job);
@@ -230,16 +231,17 @@ int main(int argc, char **argv)
 {
 	static const struct check_case cases[] = {
 		{"restores_with_host_file_reordered", restores_with_host_file_reordered},
-		{"restores_with_ranks_of_a_node_reordered", restores_with_ranks_of_a_node_reordered},
+		{"restores_with_ranks_of_a_node_reordered",
+	         restores_with_ranks_of_a_node_reordered},
 		{"restores_on_more_nodes_and_back", restores_on_more_nodes_and_back},
 		{"restores_from_one_node_and_back", restores_from_one_node_and_back},
 		{"restores_with_other_options", restores_with_other_options},
 		{"restores_with_nodes_replaced_and_reordered",
-		 restores_with_nodes_replaced_and_reordered},
+	         restores_with_nodes_replaced_and_reordered},
 		{"the_later_run_wins_over_nodes_that_were_away",
-		 the_later_run_wins_over_nodes_that_were_away},
+	         the_later_run_wins_over_nodes_that_were_away},
 		{"a_node_that_was_away_is_brought_up_to_date",
-		 a_node_that_was_away_is_brought_up_to_date},
+	         a_node_that_was_away_is_brought_up_to_date},
 	};
 
 	check_init(&argc, &argv);

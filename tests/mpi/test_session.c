@@ -249,7 +249,11 @@ static void memory_is_as_budgeted(void)
 	static const struct {
 		const char *layout;
 		uint32_t parity, k;
-	} with[] = {{"1,1,1,1", 1, 3}, {"1,1,1,1", 2, 2}, {"1,1,1,1", 3, 1}, {"2,2", 1, 1}, {"4", 0, 1}};
+	} with[] = {{"1,1,1,1", 1, 3},
+	            {"1,1,1,1", 2, 2},
+	            {"1,1,1,1", 3, 1},
+	            {"2,2", 1, 1},
+	            {"4", 0, 1}};
 	const uint64_t bytes = UINT64_C(8) << 20;
 
 	for (size_t i = 0; i < sizeof(with) / sizeof(with[0]); i++) {
@@ -263,9 +267,9 @@ static void memory_is_as_budgeted(void)
 		s = cluster_stats(&job);
 		budget = 2.0 * (double)s.data_bytes * (1 + (double)with[i].parity / with[i].k);
 		CHECK(s.parity == with[i].parity);
-		CHECK_MSG((double)s.held_bytes <= budget + (double)s.data_bytes * 0.001 + 65536 &&
-		          (double)s.held_bytes >= budget, "%.0f bytes held, budget %.0f",
-		          (double)s.held_bytes, budget);
+		CHECK_MSG((double)s.held_bytes <= budget + (double)s.data_bytes * 0.001 + 65536
+		                  && (double)s.held_bytes >= budget,
+		          "%.0f bytes held, budget %.0f", (double)s.held_bytes, budget);
 		CHECK_MSG(s.staging_bytes <= UINT64_C(64) << 20, "%llu bytes of staging",
 		          (unsigned long long)s.staging_bytes);
 		cluster_restore_fails(&job, FTMEM_FRESH);
@@ -296,7 +300,8 @@ static void staging_stays_within_its_bound(void)
 			if (rc == 0) {
 				struct ftmem_stats s = cluster_stats(&job);
 
-				CHECK_MSG(s.staging_bytes <= UINT64_C(64) << 20, "%llu bytes of staging",
+				CHECK_MSG(s.staging_bytes <= UINT64_C(64) << 20,
+				          "%llu bytes of staging",
 				          (unsigned long long)s.staging_bytes);
 				cluster_commit(&job, 1);
 			}
@@ -327,16 +332,17 @@ int main(int argc, char **argv)
 	static const struct check_case cases[] = {
 		{"restores_twice", restores_twice},
 		{"a_version_that_comes_again_is_the_later_one",
-		 a_version_that_comes_again_is_the_later_one},
+	         a_version_that_comes_again_is_the_later_one},
 		{"nothing_is_left_after_forgetting", nothing_is_left_after_forgetting},
-		{"forgetting_helps_where_too_much_is_lost", forgetting_helps_where_too_much_is_lost},
+		{"forgetting_helps_where_too_much_is_lost",
+	         forgetting_helps_where_too_much_is_lost},
 		{"two_jobs_at_once", two_jobs_at_once},
 		{"two_jobs_in_one_process", two_jobs_in_one_process},
 		{"statistics_make_sense", statistics_make_sense},
 		{"memory_is_as_budgeted", memory_is_as_budgeted},
 		{"staging_stays_within_its_bound", staging_stays_within_its_bound},
 		{"the_bandwidth_ceiling_changes_nothing_but_speed",
-		 the_bandwidth_ceiling_changes_nothing_but_speed},
+	         the_bandwidth_ceiling_changes_nothing_but_speed},
 	};
 
 	check_init(&argc, &argv);

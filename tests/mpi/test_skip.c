@@ -60,7 +60,8 @@ static uint32_t ask_for(uint64_t first, uint32_t count, uint32_t dawdle_us)
 		CHECK_RESULT(ftmem_fence(job.ft, NULL), 0);
 		cluster_fill(&job, v);
 		rc = ftmem_snapshot(job.ft, v, NULL);
-		CHECK_MSG(rc == 0 || rc == FTMEM_BUSY, "version %llu: %d", (unsigned long long)v, rc);
+		CHECK_MSG(rc == 0 || rc == FTMEM_BUSY, "version %llu: %d", (unsigned long long)v,
+		          rc);
 		taken += rc == 0;
 		if (dawdle_us && test_random_below(&random, 4) == 0)
 			pause_for_a_while(&random, dawdle_us);
@@ -76,7 +77,8 @@ static uint32_t agree_on(uint64_t first, uint32_t count)
 	for (uint64_t v = first; v < first + count; v++) {
 		int rc = ftmem_wait(job.ft, v, job.opts.timeout_ms);
 
-		CHECK_MSG(rc == 0 || rc == FTMEM_DROPPED, "version %llu: %d", (unsigned long long)v, rc);
+		CHECK_MSG(rc == 0 || rc == FTMEM_DROPPED, "version %llu: %d", (unsigned long long)v,
+		          rc);
 		CHECK_MSG(check_same(job.comm, (uint64_t)rc), "ranks differ on version %llu",
 		          (unsigned long long)v);
 		committed += rc == 0;
@@ -92,11 +94,15 @@ static void versions_asked_for_in_a_tight_loop_are_stored_or_skipped(void)
 	start_fresh(200000);
 	taken = ask_for(1, 120, 0);
 	committed = agree_on(1, 120);
+	/* The first finds all ranks idle. */
+	CHECK(committed > 0);
 	s = cluster_stats(&job);
-	CHECK_MSG(s.committed == committed && s.skipped == 120 - taken &&
-	          s.dropped == taken - committed, "%llu committed, %llu skipped, %llu dropped of %u "
-	          "taken, %u committed", (unsigned long long)s.committed,
-	          (unsigned long long)s.skipped, (unsigned long long)s.dropped, taken, committed);
+	CHECK_MSG(s.committed == committed && s.skipped == 120 - taken
+	                  && s.dropped == taken - committed,
+	          "%llu committed, %llu skipped, %llu dropped of %u "
+	          "taken, %u committed",
+	          (unsigned long long)s.committed, (unsigned long long)s.skipped,
+	          (unsigned long long)s.dropped, taken, committed);
 	check_barrier(job.comm);
 	cluster_commit(&job, 121);
 	check_say("   %u of 120 versions committed", committed);
@@ -173,7 +179,8 @@ static void another_version_on_one_rank_is_dropped_everywhere(void)
 	CHECK_RESULT(ftmem_snapshot(job.ft, job.rank == odd ? 4 : 2, NULL), 0);
 	CHECK_RESULT(ftmem_wait(job.ft, job.rank == odd ? 4 : 2, job.opts.timeout_ms),
 	             FTMEM_DROPPED);
-	CHECK(check_logged("all must pass the same") || check_logged("must pass the same versions"));
+	CHECK(check_logged("all must pass the same")
+	      || check_logged("must pass the same versions"));
 	check_barrier(job.comm);
 	cluster_commit(&job, 5);
 	/* Once more, so that the odd one is behind. */
@@ -185,6 +192,30 @@ static void another_version_on_one_rank_is_dropped_everywhere(void)
 	cluster_start(&job);
 	cluster_restore(&job, 5);
 	cluster_commit(&job, 8);
+	finish();
+}
+
+/* Groups that agree within but not with one another. */
+static void another_version_in_one_group_is_dropped_everywhere(void)
+{
+	uint64_t version;
+
+	if (check_size() < 4)
+		return;
+	init(50000);
+	job.opts.group_nodes = 2;
+	cluster_start(&job);
+	cluster_restore_fails(&job, FTMEM_FRESH);
+	CHECK(cluster_stats(&job).groups == 2);
+	cluster_commit(&job, 1);
+	check_log_forget();
+	version = job.rank < 2 ? 2 : 4;
+	CHECK_RESULT(ftmem_snapshot(job.ft, version, NULL), 0);
+	CHECK_RESULT(ftmem_wait(job.ft, version, job.opts.timeout_ms), FTMEM_DROPPED);
+	CHECK(check_logged("all must pass the same"));
+	check_barrier(job.comm);
+	CHECK(cluster_stats(&job).newest == 1);
+	cluster_commit(&job, 5);
 	finish();
 }
 
@@ -271,17 +302,21 @@ int main(int argc, char **argv)
 {
 	static const struct check_case cases[] = {
 		{"versions_asked_for_in_a_tight_loop_are_stored_or_skipped",
-		 versions_asked_for_in_a_tight_loop_are_stored_or_skipped},
-		{"ranks_that_dawdle_agree_on_every_version", ranks_that_dawdle_agree_on_every_version},
+	         versions_asked_for_in_a_tight_loop_are_stored_or_skipped},
+		{"ranks_that_dawdle_agree_on_every_version",
+	         ranks_that_dawdle_agree_on_every_version},
 		{"the_newest_committed_is_restored_when_more_are_under_way",
-		 the_newest_committed_is_restored_when_more_are_under_way},
+	         the_newest_committed_is_restored_when_more_are_under_way},
 		{"closing_waits_for_what_is_under_way", closing_waits_for_what_is_under_way},
 		{"another_version_on_one_rank_is_dropped_everywhere",
-		 another_version_on_one_rank_is_dropped_everywhere},
-		{"a_version_that_does_not_grow_is_refused", a_version_that_does_not_grow_is_refused},
+	         another_version_on_one_rank_is_dropped_everywhere},
+		{"another_version_in_one_group_is_dropped_everywhere",
+	         another_version_in_one_group_is_dropped_everywhere},
+		{"a_version_that_does_not_grow_is_refused",
+	         a_version_that_does_not_grow_is_refused},
 		{"calls_out_of_order_are_refused", calls_out_of_order_are_refused},
 		{"bad_regions_are_refused_and_change_nothing",
-		 bad_regions_are_refused_and_change_nothing},
+	         bad_regions_are_refused_and_change_nothing},
 	};
 
 	check_init(&argc, &argv);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SMPs die under a running job: 4 ranks. */
-#include "cluster.h"
 #include "clock.h"
+#include "cluster.h"
 #include "mpi_check.h"
 #include "test_random.h"
 
@@ -218,7 +218,8 @@ static void deaths_at_random_times_do_no_harm(void)
 
 	start_fresh("1,1,1,1", 150000);
 	for (uint64_t v = 1; v <= rounds; v++) {
-		uint32_t node = test_random_below(&random, 4), us = test_random_below(&random, 4000);
+		uint32_t node = test_random_below(&random, 4),
+			 us = test_random_below(&random, 4000);
 
 		check_note("version %llu, node %u after %u us", (unsigned long long)v, node, us);
 		CHECK_RESULT(ftmem_fence(job.ft, NULL), 0);
@@ -279,16 +280,17 @@ int main(int argc, char **argv)
 {
 	static const struct check_case cases[] = {
 		{"the_job_goes_on_and_memory_is_handed_over",
-		 the_job_goes_on_and_memory_is_handed_over},
+	         the_job_goes_on_and_memory_is_handed_over},
 		{"an_idle_job_hands_over_too", an_idle_job_hands_over_too},
-		{"a_job_that_ends_at_once_hands_over_first", a_job_that_ends_at_once_hands_over_first},
+		{"a_job_that_ends_at_once_hands_over_first",
+	         a_job_that_ends_at_once_hands_over_first},
 		{"the_former_epoch_is_handed_over_with_the_new_one",
-		 the_former_epoch_is_handed_over_with_the_new_one},
+	         the_former_epoch_is_handed_over_with_the_new_one},
 		{"an_smp_may_die_before_the_restore", an_smp_may_die_before_the_restore},
 		{"collective_calls_hand_over_first", collective_calls_hand_over_first},
 		{"deaths_at_random_times_do_no_harm", deaths_at_random_times_do_no_harm},
 		{"the_job_goes_on_while_no_smp_can_be_started",
-		 the_job_goes_on_while_no_smp_can_be_started},
+	         the_job_goes_on_while_no_smp_can_be_started},
 	};
 
 	check_init(&argc, &argv);

@@ -22,9 +22,9 @@ static uint64_t shared; /* random numbers that all ranks draw alike */
 /* What is stored: as the oracle knows it. */
 static struct {
 	uint64_t version;
-	uint64_t bytes[3];           /* of this rank's regions */
-	uint32_t used;               /* the nodes that hold it */
-	uint32_t parity;             /* losses that it bears */
+	uint64_t bytes[3]; /* of this rank's regions */
+	uint32_t used;     /* the nodes that hold it */
+	uint32_t parity;   /* losses that it bears */
 } stored;
 
 static uint32_t draw(uint32_t below)
@@ -55,8 +55,8 @@ static void place(uint32_t lost)
 		nodes = 1 + draw(job.size);
 		for (uint32_t i = 0; i < job.size; i++)
 			job.node_of[i] = draw(3) ? job.node_of[i] : draw(NODES);
-	} while (bits(stored.used & (lost | ~used_nodes())) > stored.parity ||
-	         bits(used_nodes()) > nodes + 2);
+	} while (bits(stored.used & (lost | ~used_nodes())) > stored.parity
+	         || bits(used_nodes()) > nodes + 2);
 	nodes = bits(used_nodes());
 	parity = nodes < 2 ? 1 : 1 + draw(nodes - 1 < 3 ? nodes - 1 : 3);
 	job.opts.parity = parity;
@@ -133,8 +133,8 @@ static void run(uint32_t round)
 	for (uint32_t i = 0; i < steps; i++) {
 		uint32_t what = draw(10);
 
-		check_note("round %u, step %u of %u: %u; %u nodes, parity %u", round, i, steps, what,
-		           bits(used_nodes()), job.opts.parity);
+		check_note("round %u, step %u of %u: %u; %u nodes, parity %u", round, i, steps,
+		           what, bits(used_nodes()), job.opts.parity);
 		sealed_last = false;
 		if (what < 4) {
 			commit();
@@ -233,7 +233,8 @@ static void the_newest_committed_version_comes_back(void)
 int main(int argc, char **argv)
 {
 	static const struct check_case cases[] = {
-		{"the_newest_committed_version_comes_back", the_newest_committed_version_comes_back},
+		{"the_newest_committed_version_comes_back",
+	         the_newest_committed_version_comes_back},
 	};
 
 	check_init(&argc, &argv);

@@ -13,11 +13,11 @@
 #include "ftmem.h"
 #include "test_random.h"
 
-#define LINES 48
+#define LINES      48
 #define LINE_BYTES 400
 
 /* After so long without a note a case counts as hung. */
-#define PATIENCE_S 100
+#define PATIENCE_S       100
 #define PATIENCE_QUICK_S 300
 
 static struct {
