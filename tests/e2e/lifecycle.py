@@ -156,8 +156,9 @@ def smp_keeps_nothing_of_mpirun(job):
             expect(own.match(target), f"{node}: descriptor {number} is {target}")
     expect(let_go(job).status == 0, "the run failed")
     for node, site in job.status().items():
-        sockets = [t for t in descriptors(site["pid"]).values() if t.startswith("socket:")]
-        expect(len(sockets) == 1, f"{node}: {len(sockets)} sockets without a client")
+        wait_for(lambda pid=site["pid"]: sum(t.startswith("socket:") for t in
+                                             descriptors(pid).values()) == 1,
+                 5, f"{node}: one socket is left when the clients have gone")
 
 
 def survives(job, end):
