@@ -123,6 +123,8 @@ class Job:
         env.update(FTMEM_DIR=str(self.dir), FTMEM_SMP=self.args.smp, FTMEM_EXPIRE_S="120")
         # Open MPI refuses to start as root unless told twice.
         env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        # Two mpirun that end and start in one such folder get in each other's way.
+        env.update(OMPI_MCA_orte_tmpdir_base=str(self.root))
         env.update({k: str(v) for k, v in more.items() if v is not None})
         return env
 

@@ -12,17 +12,23 @@ here=$(dirname "$0")
 mpirun=$1 ranks=$2
 shift 2
 
+# Two mpirun that end and start in one such folder get in each other's way.
+OMPI_MCA_orte_tmpdir_base=$(mktemp -d "${TMPDIR:-/tmp}/ftx.XXXXXX") || exit 1
+export OMPI_MCA_orte_tmpdir_base
+
 clean()
 {
+	rm -rf "$OMPI_MCA_orte_tmpdir_base"
+	[ -z "${FTMEM_KEEP:-}" ] || return 0
 	sh "$here/end_smps.sh" "$FTMEM_DIR"
 	rm -rf "$FTMEM_DIR"
 }
 if [ -z "${FTMEM_KEEP:-}" ]; then
 	FTMEM_DIR=$(mktemp -d "${TMPDIR:-/tmp}/ftm.XXXXXX") || exit 1
 	export FTMEM_DIR
-	trap clean EXIT
-	trap 'exit 143' TERM INT HUP
 fi
+trap clean EXIT
+trap 'exit 143' TERM INT HUP
 
 set -- -n "$ranks" "$@"
 if "$mpirun" --version 2>/dev/null | grep -q 'Open MPI\|OpenRTE'; then
