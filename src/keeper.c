@@ -38,9 +38,8 @@ void keeper_let_go(struct keeper *k, const struct arena *a)
 			k->arena[i] = NULL;
 }
 
-int keeper_ensure(struct keeper *k)
+static int ensure(struct keeper *k, bool alive)
 {
-	bool alive = smp_alive(k->smp);
 	int rc = 0;
 
 	if (alive && !k->owing)
@@ -64,6 +63,14 @@ int keeper_ensure(struct keeper *k)
 	return rc;
 }
 
+int keeper_ensure(struct keeper *k)
+{
+	struct smp_info info;
+
+	/* One that is about to die looks alive until it fails to answer. */
+	return ensure(k, smp_alive(k->smp) && smp_info(k->smp, &info) == 0);
+}
+
 void keeper_watch(struct keeper *k, uint64_t now_ns)
 {
 	int rc;
@@ -71,7 +78,7 @@ void keeper_watch(struct keeper *k, uint64_t now_ns)
 	if (now_ns < k->next_look_ns)
 		return;
 	k->next_look_ns = now_ns + LOOK_NS;
-	rc = keeper_ensure(k);
+	rc = ensure(k, smp_alive(k->smp));
 	if (rc == 0) {
 		k->failing = false;
 		return;

@@ -315,15 +315,11 @@ void session_close(struct ftmem *ft)
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "closing: %s; it is given up", error_msg());
 	progress_free(ft->progress);
 	/* An SMP that died a moment ago would lose what this rank still maps. */
-	if (ft->keeper.smp && keeper_ensure(&ft->keeper) < 0)
+	if (ft->epoch && keeper_ensure(&ft->keeper) < 0)
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "closing: %s: this node's memory is lost",
 		         error_msg());
 	if (ft->copy)
 		ft->copy_ops->close(ft->copy);
-	/* An SMP that died just now would take with it what only we still hold. */
-	if (ft->epoch && keeper_ensure(&ft->keeper) < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_ERROR,
-		         "closing: %s: what this rank holds is lost", error_msg());
 	keeper_deinit(&ft->keeper);
 	epoch_free(ft->epoch, ft->net && ft->net->lingering);
 	epoch_free(ft->former, ft->net && ft->net->lingering);

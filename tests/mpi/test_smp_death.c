@@ -32,8 +32,9 @@ static void await_end(struct smp_client *smp)
 	}
 }
 
-/* False: there was none. */
-static bool kill_smp(uint32_t node)
+/* If asked, waits until it is gone: before, it looks alive to whoever does not ask it
+ * anything. False: there was none. */
+static bool kill_smp(uint32_t node, bool wait)
 {
 	struct smp_client *smp = cluster_smp(&job, node);
 	struct smp_info info;
@@ -42,7 +43,8 @@ static bool kill_smp(uint32_t node)
 		return false;
 	CHECK_RESULT(smp_info(smp, &info), 0);
 	CHECK(info.pid > 1 && kill(info.pid, SIGKILL) == 0);
-	await_end(smp);
+	if (wait)
+		await_end(smp);
 	smp_close(smp);
 	return true;
 }
@@ -52,7 +54,16 @@ static void kill_smps(uint32_t nodes)
 {
 	for (uint32_t i = 0; job.rank == 0 && i < job.nodes; i++)
 		if (nodes >> i & 1)
-			CHECK(kill_smp(i));
+			CHECK(kill_smp(i, true));
+}
+
+static void kill_smps_at_once(uint32_t nodes)
+{
+	check_barrier(job.comm);
+	for (uint32_t i = 0; job.rank == 0 && i < job.nodes; i++)
+		if (nodes >> i & 1)
+			CHECK(kill_smp(i, false));
+	check_barrier(job.comm);
 }
 
 /* Until an SMP on this rank's node holds so many arenas of it. */
@@ -131,8 +142,7 @@ static void a_job_that_ends_at_once_hands_over_first(void)
 		start_fresh("1,1,1,1", 60000);
 		cluster_commit(&job, 1);
 		cluster_commit(&job, 2);
-		kill_smps(set);
-		check_barrier(job.comm);
+		kill_smps_at_once(set);
 		comes_back(2, 0);
 		comes_back(2, 8);
 		cluster_deinit(&job);
@@ -188,21 +198,15 @@ static void collective_calls_hand_over_first(void)
 
 	start_fresh("1,1,1,1", 60000);
 	cluster_commit(&job, 1);
-	check_barrier(job.comm);
-	kill_smps(15);
-	check_barrier(job.comm);
+	kill_smps_at_once(15);
 	cluster_restore(&job, 1);
-	check_barrier(job.comm);
-	kill_smps(15);
-	check_barrier(job.comm);
+	kill_smps_at_once(15);
 	CHECK_RESULT(ftmem_region_remove(job.ft, "r0"), 0);
 	cluster_regions(&job, &bytes, 1);
 	cluster_add_regions(&job);
 	CHECK_RESULT(ftmem_seal(job.ft), 0);
 	cluster_commit(&job, 2);
-	check_barrier(job.comm);
-	kill_smps(15);
-	check_barrier(job.comm);
+	kill_smps_at_once(15);
 	CHECK_RESULT(ftmem_forget(job.ft), 0);
 	job.salt++;
 	cluster_commit(&job, 0);
@@ -227,7 +231,7 @@ static void deaths_at_random_times_do_no_harm(void)
 		CHECK_RESULT(ftmem_snapshot(job.ft, v, NULL), 0);
 		clock_sleep(us * UINT64_C(1000));
 		if (job.rank == (node + 1) % 4)
-			kill_smp(node);
+			kill_smp(node, true);
 		CHECK_RESULT(ftmem_wait(job.ft, v, 30000), 0);
 		check_barrier(job.comm);
 		if (v % 2)
