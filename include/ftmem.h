@@ -6,6 +6,9 @@
  * Collective: every rank calls it in the same order and gets the same result.
  * Async:      never waits for a peer, a disk or the device.
  * Result:     0 done; < 0 error, outputs untouched; > 0 the caller must handle.
+ * Deadlines:  after ETIMEOUT or ENET of a collective call ranks may be out of step:
+ *             stored versions stay, but further calls return ENET until the job is
+ *             started again.
  * Threads:    one call at a time per handle, unless marked "any thread".
  * Ownership:  structs and strings are copied; region memory is borrowed from
  *             ftmem_region_add() to ftmem_region_remove() or ftmem_close().

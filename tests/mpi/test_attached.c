@@ -190,7 +190,8 @@ static void a_process_that_ends_meanwhile_is_waited_for(void)
 	CHECK_RESULT(cluster_try_open(&job), 0);
 	cluster_add_regions(&job);
 	if (job.rank == 0) {
-		/* As its parent does when it gives up on it. */
+		/* As its parent does when it gives up on it: late enough that the call
+		 * below is likely to wait already; it must succeed either way. */
 		char command[96];
 
 		snprintf(command, sizeof(command), "(sleep 0.5; kill -9 %d) >/dev/null 2>&1 &",
