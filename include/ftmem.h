@@ -53,6 +53,15 @@ enum ftmem_result {
 #undef FTMEM_RESULT_
 };
 
+/* What private regions (a rank's random numbers, for example) become when a job is
+ * restored on another number of ranks. */
+enum ftmem_private {
+	FTMEM_PRIVATE_RANK = 1, /* each rank gets those of the old rank of its number, and
+	                           ELAYOUT if there was none; default */
+	FTMEM_PRIVATE_DROP = 2, /* they stay as they are */
+};
+#define FTMEM_NO_RANK UINT32_MAX
+
 enum ftmem_log_level {
 	FTMEM_LOG_ERROR = 1,
 	FTMEM_LOG_WARN = 2,
@@ -93,15 +102,33 @@ struct ftmem_opts {
 	uint64_t max_bandwidth;  /* bytes/s of parity traffic sent, 0: no ceiling */
 	void (*log)(void *arg, int level, const char *line); /* any thread */
 	void *log_arg;
+	uint32_t private_rule;   /* enum ftmem_private, default FTMEM_PRIVATE_RANK */
+	uint32_t compare_every;  /* snapshots from one comparison of replicas to the next;
+	                            default 0: they are never compared */
+	/*
+	 * Called by ftmem_restore() for each private region if the number of ranks is not
+	 * that of the snapshot, instead of private_rule: the old rank whose region called
+	 * name this rank gets, below old_ranks, or FTMEM_NO_RANK: it stays as it is. The same
+	 * may be given to several ranks.
+	 */
+	uint32_t (*private_from)(void *arg, const char *name, uint32_t rank, uint32_t ranks,
+	                         uint32_t old_ranks);
+	void *private_arg;
 };
 #define FTMEM_OPTS_INIT { .size = sizeof(struct ftmem_opts) }
 
 #define FTMEM_MAX_DIMS 8
 
-/* ndim 0: private to the rank. Else a box of the global tensor called name. */
+/*
+ * ndim 0: private to the rank, and restored to the rank of the same number. Else a box of
+ * the global tensor called name: ranks that register the same elements hold replicas,
+ * which must be equal at every snapshot; each stores only its share of them. On restore
+ * a rank may ask for any box of what was stored, whoever stored it.
+ */
 struct ftmem_region {
 	size_t size;             /* sizeof(struct ftmem_region) */
-	const char *name;        /* unique in the rank; the same across restarts */
+	const char *name;        /* the same across restarts; unique in the rank, but boxes of
+	                            one tensor that do not overlap have the same */
 	void *addr;              /* host or device, contiguous */
 	uint64_t bytes;          /* at least 1 */
 	uint32_t elem_bytes, ndim;
@@ -120,7 +147,7 @@ struct ftmem_stats {
 	uint32_t nodes, groups, group_nodes, parity; /* parity 0: one node */
 	uint32_t block_bytes, window, copy_threads;
 	uint32_t lost_members;   /* of this rank's rail, rebuilt by the last restore */
-	uint64_t data_bytes;     /* D: of the regions and their description */
+	uint64_t data_bytes;     /* D: what this rank stores of the regions, and its description */
 	uint64_t held_bytes;     /* arenas of this rank */
 	uint64_t staging_bytes;  /* buffers of this rank, at most 64 MiB */
 	uint64_t sent_bytes, repaired_blocks;
@@ -130,6 +157,11 @@ struct ftmem_stats {
 	double rebuild_s;        /* of the last restore, until redundant again */
 	double restore_s;        /* of the last restore: whole call */
 	double fence_s;          /* waited in ftmem_fence(), sum */
+	uint64_t region_bytes;   /* registered by this rank */
+	uint64_t moved_bytes;    /* by the last restore, from other ranks to this one */
+	double move_s;           /* of the last restore: regions filled */
+	uint64_t compared;       /* versions whose replicas were compared */
+	uint64_t differing;      /* of these found to differ, and dropped */
 };
 #define FTMEM_STATS_INIT { .size = sizeof(struct ftmem_stats) }
 
@@ -147,12 +179,14 @@ FTMEM_API int ftmem_open(const struct ftmem_opts *opts, struct ftmem **out);
  */
 FTMEM_API void ftmem_close(struct ftmem *ft);
 
-/* Local; takes effect at the next ftmem_seal(). EINVAL, ENOMEM. */
+/* Local; takes effect at the next ftmem_seal(). EINVAL, ENOMEM. Of one name, all are
+ * removed. */
 FTMEM_API int ftmem_region_add(struct ftmem *ft, const struct ftmem_region *r);
 FTMEM_API int ftmem_region_remove(struct ftmem *ft, const char *name);
 
 /*
- * Collective. Freezes the layout, takes and touches all memory it will need.
+ * Collective. Freezes the layout, divides replicas into shares, takes and touches all
+ * memory it will need.
  * Called again after regions changed it begins a new epoch; versions of the old
  * one stay restorable until the new one's first commit.
  * EINVAL, ENOMEM, ESYS, ENET, ESMP, ETIMEOUT, EATTACHED. On error the former

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
 #
-# Trains on simulated nodes, kills some, goes on without them, and compares the result
-# with an undisturbed training.
+# Trains on simulated nodes, kills some, or takes some more, goes on, and compares the
+# result with an undisturbed training.
 set -euo pipefail
 export LC_ALL=C
 unset "${!FTMEM_@}"
@@ -17,15 +17,21 @@ kills some of them (SIGKILL), starts the job again with replacements, and lets i
 Then it does the same training undisturbed and compares all parameters and all optimizer
 state byte by byte.
 
+  --shrink      no replacements: the job goes on with the nodes that are left, later
+                stops, and goes on with all nodes again when the lost ones are back
+  --grow        nothing dies: in mid-training the job stops, and goes on with one node
+                more
   --nodes N     nodes, 2 to 16 (4)
   --parity M    how many of them may be lost, 1 to 4 (2)
   --lose WHICH  how many (2), or which: node1,node3 (1)
   --what WHAT   node: trainer and memory die; rank: the trainer alone; smp: the process
                 that holds the memory alone (node)
-  --at STEP     when to kill (half of --steps)
+  --at STEP     when to kill or stop (half of --steps; with --shrink a third)
   --steps S     how long to train (200)
   --keep        keep logs and results
   --help        print this
+
+Where there are not more nodes than --parity, one less than there are may be lost.
 
 Exit status: 0 the training went on, and its result is bit-exact; 3 more nodes were lost
 than --parity covers, and the restart was refused as it must be; 2 bad arguments or
@@ -41,7 +47,7 @@ die()
 
 # Arguments
 
-nodes=4 parity=2 lose=1 what=node at="" steps=200 keep=""
+story=replace nodes=4 parity=2 lose="" what="" at="" steps=200 keep=""
 
 number() # OPTION VALUE LEAST MOST
 {
@@ -57,6 +63,11 @@ while (($#)); do
 		declare "${1#--}=$2"
 		shift 2
 		;;
+	--shrink | --grow)
+		[ "$story" = replace ] || status=2 die "--shrink and --grow: only one of them"
+		story=${1#--}
+		shift
+		;;
 	--keep) keep=yes; shift ;;
 	-h | --help) usage; exit 0 ;;
 	*) status=2 die "$1: not understood; see --help" ;;
@@ -65,9 +76,20 @@ done
 number --nodes "$nodes" 2 16
 number --parity "$parity" 1 4
 ((parity < nodes)) || status=2 die "--parity: with $nodes nodes at most $((nodes - 1))"
-number --steps "$steps" 2 100000
-at=${at:-$((steps / 2))}
-number --at "$at" 1 $((steps - 1))
+# The last step of the first part, and with --shrink of the second.
+third=0
+[ "$story" != shrink ] || third=1
+number --steps "$steps" $((2 + third)) 100000
+at=${at:-$((steps / (2 + third)))}
+number --at "$at" 1 $((steps - 1 - third))
+again=$((at + (steps - at) / 2))
+if [ "$story" = grow ] && [ -n "$lose$what" ]; then
+	status=2 die "--grow: nothing is lost, so neither --lose nor --what goes with it"
+fi
+if [ "$story" = shrink ] && [ "${what:-node}" != node ]; then
+	status=2 die "--shrink: nodes are lost, so --what $what does not go with it"
+fi
+lose=${lose:-1} what=${what:-node}
 case $what in
 node | rank | smp) ;;
 *) status=2 die "--what: '$what' is not node, rank or smp" ;;
@@ -179,15 +201,17 @@ finish() # LOG: waits for the job's end, which must be a good one
 	((result == 0)) || failed "$1" "the training failed with status $result"
 }
 
-# Starts the job on ${names[@]}, in the background.
+# Starts the job on ${names[@]}, in the background. It ends after step $until.
 launch() # JOB LOG DUMP
 {
-	local arguments=() name
+	local arguments=() name covered=$parity
 
+	((covered < ${#names[@]})) || covered=$((${#names[@]} - 1))
+	((covered > 0)) || covered=1
 	for name in "${names[@]}"; do
 		[ ${#arguments[@]} -eq 0 ] || arguments+=(:)
 		arguments+=(-n 1 env "FTMEM_NODE=$name" "$bin/train_gpt" --job "$1"
-			--steps "$steps" --parity "$parity" --print 1 --dump "$3")
+			--steps "$until" --parity "$covered" --print 1 --dump "$3")
 	done
 	: >"$2"
 	timeout -k 5 300 mpirun -q --oversubscribe --bind-to none "${arguments[@]}" \
@@ -225,7 +249,7 @@ library_line()
 {
 	[[ $line != *"are one machine"* ]] || return 0
 	if [[ $line =~ ^ftmem\[([0-9]+)\]:\ info:\ (.*)$ ]]; then
-		[ -z "$killed" ] || say "$green${BASH_REMATCH[2]}$plain"
+		[ -z "$stopped" ] || say "$green${BASH_REMATCH[2]}$plain"
 	else
 		say "$red$line$plain"
 	fi
@@ -238,7 +262,7 @@ follow() # [STEP]
 		case $line in
 		step*)
 			read -r _ step _ <<<"$line"
-			[ -z "$killed" ] || [ -n "$back_ms" ] || back_ms=$(since "$killed")
+			[ -z "$stopped" ] || [ -n "$back_ms" ] || back_ms=$(since "$stopped")
 			((step != 1 && step % interval)) || say "$line"
 			((step != ${1:-0})) || return 0
 			;;
@@ -316,7 +340,7 @@ kill_victims()
 		lines+=("  $name: $(join "${targets[@]}") killed")
 	done
 	kill -KILL "${pids[@]}"
-	killed=${EPOCHREALTIME//./}
+	stopped=${EPOCHREALTIME//./}
 	title "${red}SIGKILL in step $((step + 1))"
 	for line in "${lines[@]}"; do say "$red$line$plain"; done
 }
@@ -352,31 +376,61 @@ replace_victims()
 	done
 }
 
-start_again()
+drop_victims()
+{
+	local name left=()
+
+	for name in "${names[@]}"; do
+		[[ " ${victims[*]} " = *" $name "* ]] || left+=("$name")
+	done
+	names=("${left[@]}")
+}
+
+# After the kill.
+await_end()
 {
 	local result=0
 
 	wait "$runner" || result=$?
 	runner=""
 	((result != 0)) || failed "$folder/first.log" "the training ended before the kill"
-	say "mpirun returned $(since "$killed") ms later. What is left:"
+	say "mpirun returned $(since "$stopped") ms later. What is left:"
 	while next_line; do
 		[[ $line != step* ]] || read -r _ step _ <<<"$line"
 	done
 	last=$step
 	show_holders
-	replace_victims
-	if [ "$what" = node ]; then
-		title "Starting again: $(join "${spares[@]}") for $(join "${victims[@]}")"
-	else
-		title "Starting again"
-	fi
+}
+
+# Starts what was killed again, on ${names[@]}.
+start_again()
+{
 	launch demo "$folder/second.log" "$folder/resumed.bin"
 	follow
 	if [ "$what" = node ] && ((${#victims[@]} > parity)); then
 		refused
 	fi
 	finish "$folder/second.log"
+	say "from the kill to the next step: ${back_ms:--} ms; steps done again: $((last - restored))"
+}
+
+# Goes on after a part that has ended by itself.
+go_on() # LOG
+{
+	launch demo "$1" "$folder/resumed.bin"
+	follow
+	finish "$1"
+	say "from the stop to the next step: ${back_ms:--} ms"
+}
+
+show_protection()
+{
+	say "What is held now:"
+	show_holders
+	"$bin/ftmem" layout demo >"$folder/layout.log" 2>&1 ||
+		failed "$folder/layout.log" "ftmem layout does not understand what is held"
+	say "  $(sed -n 's/^  group 0: //p' "$folder/layout.log")"
+	say "  $(tail -n 1 "$folder/layout.log")"
 }
 
 refused()
@@ -420,32 +474,83 @@ compare()
 	fi
 }
 
-killed="" back_ms="" restored=0 last=0
+begin()
+{
+	title "Training on ${names[0]} to ${names[-1]}, simulated here, one rank on each"
+	say "any $parity of the $nodes may be lost"
+	launch demo "$folder/first.log" "$folder/resumed.bin"
+}
+
+begin_and_kill()
+{
+	begin
+	if ! follow "$at"; then
+		wait "$runner" || true
+		runner=""
+		failed "$folder/first.log" "the training ended before step $at"
+	fi
+	kill_victims
+}
+
+replace() # Nodes die, others take their place; or only a process of them dies.
+{
+	begin_and_kill
+	if [ "$what" = smp ]; then
+		watch_handover
+		return
+	fi
+	await_end
+	replace_victims
+	if [ "$what" = node ]; then
+		title "Starting again: $(join "${spares[@]}") for $(join "${victims[@]}")"
+	else
+		title "Starting again"
+	fi
+	start_again
+}
+
+shrink() # Nodes die, the others go on, and then all.
+{
+	begin_and_kill
+	await_end
+	drop_victims
+	until=$again
+	title "Starting again without $(join "${victims[@]}"): on $(join "${names[@]}") alone"
+	start_again
+	show_protection
+	names=("${everybody[@]}")
+	until=$steps stopped=${EPOCHREALTIME//./} back_ms=""
+	title "Stopped after step $again. $(join "${victims[@]}") can be used again: going on with" \
+		"$nodes nodes"
+	go_on "$folder/third.log"
+	show_protection
+}
+
+grow() # The job stops, and goes on with one node more.
+{
+	until=$at
+	begin
+	follow
+	finish "$folder/first.log"
+	show_protection
+	names+=("node$nodes")
+	until=$steps stopped=${EPOCHREALTIME//./}
+	title "Stopped after step $at. Going on with node$nodes too"
+	go_on "$folder/second.log"
+	show_protection
+}
+
+stopped="" back_ms="" restored=0 last=0 until=$steps
 spares=()
 declare -A old_holder
 everybody=("${names[@]}")
 
-title "Training on ${names[0]} to ${names[-1]}, simulated here, one rank on each"
-say "any $parity of the $nodes may be lost"
-launch demo "$folder/first.log" "$folder/resumed.bin"
-if ! follow "$at"; then
-	wait "$runner" || true
-	runner=""
-	failed "$folder/first.log" "the training ended before step $at"
-fi
-kill_victims
-if [ "$what" = smp ]; then
-	watch_handover
-else
-	start_again
-	say "from the kill to the next step: $back_ms ms; steps done again: $((last - restored))"
-fi
-
+"$story"
 title "The same training, undisturbed"
 names=("${everybody[@]}")
-killed=""
-launch undisturbed "$folder/third.log" "$folder/undisturbed.bin"
+stopped=""
+launch undisturbed "$folder/undisturbed.log" "$folder/undisturbed.bin"
 follow
-finish "$folder/third.log"
+finish "$folder/undisturbed.log"
 clean_up
 compare

@@ -152,7 +152,12 @@ static void fill_stats(struct ftmem *ft, struct ftmem_stats *s)
 	figures = ft->figures;
 	pthread_mutex_unlock(&ft->lock);
 	s->window = figures.window ? figures.window : ft->opts.window;
+	s->compared = p.compared;
+	s->differing = p.differing;
 	s->data_bytes = figures.data_bytes;
+	s->region_bytes = figures.region_bytes;
+	s->moved_bytes = figures.moved_bytes;
+	s->move_s = figures.move_s;
 	s->held_bytes = figures.held_bytes;
 	s->staging_bytes = figures.staging_bytes;
 	s->lost_members = figures.lost_members;

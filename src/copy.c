@@ -5,41 +5,82 @@
 
 #include "error.h"
 
-/* A run of the slot's data that comes from one address. Number 0 is the blob, then
- * the layout's entries; their offsets grow. */
+/* A run of the slot's data that comes from one place. Number 0 is the blob, then the
+ * layout's pieces; their offsets grow. */
 struct extent {
-	uint8_t *addr;
+	uint8_t *addr;               /* as in a copy_piece */
+	const struct box_view *view;
 	uint64_t begin, end;
 };
 
 /* Walks the extents once while the blocks are filled by growing offset. */
 struct cursor {
 	const struct layout *layout;
-	uint32_t at;
+	struct extent extent;
+	uint32_t at;    /* its number */
+	uint32_t views; /* of the plan that are in use */
 };
 
-static struct extent extent_of(const struct layout *l, uint32_t number)
+static struct box_view view_of(const struct layout *l, const struct layout_piece *piece)
 {
-	const struct layout_entry *e;
+	const struct region *region = &l->region[piece->region];
+	struct box_view view;
 
-	if (number == 0)
-		return (struct extent){l->blob, 0, l->blob_bytes};
-	e = &l->entry[number - 1];
-	return (struct extent){e->addr, e->offset, e->offset + e->bytes};
+	if (piece->box.ndim == 0)
+		return box_view_flat(piece->bytes);
+	box_view(&region->box, &piece->box, region->elem_bytes, &view);
+	return view;
 }
 
-/* The blob is not written on restore, so it must not melt into a region's piece. */
-static void piece_add(struct copy_plan *plan, struct copy_block *block, uint8_t *addr,
-                      uint32_t offset, uint32_t bytes)
+static uint32_t count_views(const struct layout *l)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < l->pieces; i++)
+		count += view_of(l, &l->piece[i]).dims > 0;
+	return count;
+}
+
+static struct extent piece_extent(struct copy_plan *plan, struct cursor *c)
+{
+	const struct layout_piece *piece = &c->layout->piece[c->at - 1];
+	struct box_view view = view_of(c->layout, piece);
+	struct extent e = {
+		.addr = c->layout->region[piece->region].addr,
+		.begin = piece->offset,
+		.end = piece->offset + piece->bytes,
+	};
+
+	if (view.dims == 0) {
+		e.addr += view.offset;
+		return e;
+	}
+	plan->view[c->views] = view;
+	e.view = &plan->view[c->views++];
+	return e;
+}
+
+static void cursor_advance(struct copy_plan *plan, struct cursor *c)
+{
+	if (++c->at <= c->layout->pieces)
+		c->extent = piece_extent(plan, c);
+}
+
+static bool continues(const struct copy_piece *last, const struct copy_piece *next)
+{
+	return !last->view && !next->view && last->addr + last->bytes == next->addr
+	       && last->offset + last->bytes == next->offset;
+}
+
+static void piece_add(struct copy_plan *plan, struct copy_block *block, struct copy_piece piece)
 {
 	struct copy_piece *last = block->count > 0 ? &plan->piece[plan->pieces - 1] : NULL;
 
-	if (last && last->addr + last->bytes == addr && last->offset + last->bytes == offset
-	    && block->offset + offset > plan->blob_bytes) {
-		last->bytes += bytes;
+	if (last && continues(last, &piece)) {
+		last->bytes += piece.bytes;
 		return;
 	}
-	plan->piece[plan->pieces++] = (struct copy_piece){addr, offset, bytes};
+	plan->piece[plan->pieces++] = piece;
 	block->count++;
 }
 
@@ -48,17 +89,24 @@ static void block_fill(struct copy_plan *plan, struct copy_block *block, struct 
 	uint64_t end = block->offset + block->bytes;
 
 	block->first = plan->pieces;
-	while (c->at <= c->layout->count) {
-		struct extent e = extent_of(c->layout, c->at);
-		uint64_t from = e.begin > block->offset ? e.begin : block->offset;
-		uint64_t to = e.end < end ? e.end : end;
+	while (c->at <= c->layout->pieces) {
+		const struct extent *e = &c->extent;
+		uint64_t from = e->begin > block->offset ? e->begin : block->offset;
+		uint64_t to = e->end < end ? e->end : end;
+		struct copy_piece piece = {.addr = e->addr, .view = e->view};
 
-		if (from < to && e.addr)
-			piece_add(plan, block, e.addr + (from - e.begin),
-			          (uint32_t)(from - block->offset), (uint32_t)(to - from));
-		if (e.end > end)
+		if (from < to) {
+			if (e->view)
+				piece.from = from - e->begin;
+			else
+				piece.addr += from - e->begin;
+			piece.offset = (uint32_t)(from - block->offset);
+			piece.bytes = (uint32_t)(to - from);
+			piece_add(plan, block, piece);
+		}
+		if (e->end > end)
 			break;
-		c->at++;
+		cursor_advance(plan, c);
 	}
 }
 
@@ -66,7 +114,7 @@ static void plan_fill(struct copy_plan *plan, const struct layout *layout, const
                       uint32_t member)
 {
 	uint32_t rows = rail_chunk_rows(rail, member);
-	struct cursor cursor = {layout, 0};
+	struct cursor cursor = {layout, {layout->blob, NULL, 0, layout->blob_bytes}, 0, 0};
 
 	for (uint32_t chunk = 0; chunk < rail_k(rail); chunk++)
 		for (uint32_t row = 0; row < rows; row++) {
@@ -93,11 +141,25 @@ static int check_fit(const struct layout *layout, const struct rail *rail, uint3
 	return 0;
 }
 
+static int plan_allocate(struct copy_plan *plan, const struct layout *layout)
+{
+	/* Every end of a piece is the end of a block or of an extent. */
+	uint64_t pieces = (uint64_t)plan->blocks + layout->pieces + 1;
+	uint32_t views = count_views(layout);
+
+	if (pieces > UINT32_MAX)
+		return FTMEM_ENOMEM;
+	plan->block = calloc(plan->blocks, sizeof(*plan->block));
+	plan->piece = calloc(pieces, sizeof(*plan->piece));
+	if (views > 0)
+		plan->view = calloc(views, sizeof(*plan->view));
+	return plan->block && plan->piece && (plan->view || views == 0) ? 0 : FTMEM_ENOMEM;
+}
+
 int copy_plan_new(const struct layout *layout, const struct rail *rail, uint32_t member,
                   struct copy_plan **out)
 {
 	struct copy_plan *plan = NULL;
-	uint64_t pieces;
 	int rc = check_fit(layout, rail, member);
 
 	if (rc)
@@ -107,14 +169,7 @@ int copy_plan_new(const struct layout *layout, const struct rail *rail, uint32_t
 		goto fail;
 	plan->blocks = rail_data_blocks(rail, member);
 	if (plan->blocks > 0) {
-		/* Every end of a piece is the end of a block or of an extent. */
-		pieces = (uint64_t)plan->blocks + layout->count + 1;
-		if (pieces > UINT32_MAX)
-			goto fail;
-		plan->blob_bytes = layout->blob_bytes;
-		plan->block = calloc(plan->blocks, sizeof(*plan->block));
-		plan->piece = calloc(pieces, sizeof(*plan->piece));
-		if (!plan->block || !plan->piece)
+		if (plan_allocate(plan, layout) < 0)
 			goto fail;
 		plan_fill(plan, layout, rail, member);
 	}
@@ -132,6 +187,7 @@ void copy_plan_free(struct copy_plan *plan)
 		return;
 	free(plan->block);
 	free(plan->piece);
+	free(plan->view);
 	free(plan);
 }
 

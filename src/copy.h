@@ -10,14 +10,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "box.h"
+#include "layout.h"
 #include "log.h"
 #include "rail.h"
-#include "region.h"
 
-/* A run of region memory that is part of one block. */
+/* Bytes that come from, or go to, region memory. */
 struct copy_piece {
-	uint8_t *addr;      /* in the region */
-	uint32_t offset;    /* in the block */
+	uint8_t *addr;               /* contiguous: of the bytes; else of the region */
+	const struct box_view *view; /* NULL: contiguous */
+	uint64_t from;               /* with a view: the first byte in its packed form */
+	uint32_t offset;             /* in the block */
 	uint32_t bytes;
 };
 
@@ -37,12 +40,11 @@ struct copy_plan {
 	uint32_t blocks, pieces;
 	struct copy_block *block;
 	struct copy_piece *piece;
-	uint64_t blob_bytes; /* the first bytes of the data: read, never written back */
+	struct box_view *view; /* of the pieces of the layout that are not contiguous, owned */
 };
 
-/* rail, member: where the rank's data lies. The layout's blob is read as a region of
- * its own. Blob and entries without an address (a parsed layout) are left out. sum
- * index: chunk * rail_chunk_rows() + row. EINVAL, ENOMEM. */
+/* rail, member: where the rank's data lies. The layout is settled; its blob is read like
+ * a region. sum index: chunk * rail_chunk_rows() + row. EINVAL, ENOMEM. */
 int copy_plan_new(const struct layout *layout, const struct rail *rail,
                   uint32_t member, struct copy_plan **out);
 void copy_plan_free(struct copy_plan *plan);
@@ -51,13 +53,35 @@ uint32_t copy_plan_index(const struct rail *rail, uint32_t member, uint32_t chun
 
 enum copy_landed { COPY_PENDING = 0, COPY_LANDED = 1, COPY_FAILED = 2 };
 
-/* One snapshot's copy, or one restore. Borrowed until it is over. */
+/* A range of a box in region memory whose checksum is wanted beside the copy. */
+struct copy_check {
+	const uint8_t *addr;    /* of the region */
+	struct box_view view;   /* of the box in it */
+	uint64_t from, bytes;   /* of its packed form */
+};
+
+/* One snapshot's copy. Borrowed until it is over. */
 struct copy_job {
 	const struct copy_plan *plan;
 	uint8_t *data;                  /* of the slot */
-	uint32_t *sums;                 /* written (restore: compared) per block */
+	uint32_t *sums;                 /* written per block */
 	_Atomic unsigned char *landed;  /* [plan->blocks], enum copy_landed; set with
 	                                   release after the block and its sum */
+	const struct copy_check *check; /* taken after the blocks; the last block lands, or
+	                                   fails, after them: good if none failed */
+	uint32_t checks;
+	uint32_t *check_sum;            /* [checks] valid once done() and no block failed */
+};
+
+/* Bytes on their way into a region: a range of the packed form of one view becomes a
+ * range of the packed form of another. */
+struct copy_put {
+	uint8_t *to;              /* of the region */
+	struct box_view to_view;
+	const uint8_t *source;    /* of an array in host memory */
+	struct box_view source_view;
+	uint64_t to_from, source_from; /* in the packed form of each view */
+	uint64_t bytes;
 };
 
 struct copy;
@@ -85,12 +109,9 @@ struct copy_ops {
 	/* Whether nothing is under way: every block landed or failed and neither
 	 * regions nor job are used any more. Any thread. */
 	bool (*done)(struct copy *c);
-	/*
-	 * Writes the regions from the slot, on all threads; each block is compared with
-	 * its checksum before it is used. Waits. ECORRUPT, EDEVICE. The layout's blob
-	 * is compared but not written.
-	 */
-	int (*restore)(struct copy *c, const struct copy_job *job);
+	/* Writes into regions, on all threads if there are several puts; they may be of any
+	 * size and do not overlap. Waits; no copy is under way. ENOMEM, EDEVICE. */
+	int (*put)(struct copy *c, const struct copy_put *put, uint32_t count);
 	/* Cancels, waits, frees. Accepts NULL. */
 	void (*close)(struct copy *c);
 };

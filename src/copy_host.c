@@ -5,9 +5,12 @@
  * One job at a time. begin() stores it under the lock and wakes one thread; each
  * thread that enters wakes the next, so that begin() costs one wake-up whatever
  * the number of threads. Threads take blocks from an atomic counter, in the
- * plan's order. The last thread to leave ends the job: `busy` falls. A job that is
- * cancelled ends the same way: whoever sees it first fails all blocks not yet
- * taken.
+ * plan's order, then checks. The last thread to leave ends the job: `busy` falls.
+ * A job that is cancelled ends the same way: whoever sees it first fails all blocks
+ * not yet taken.
+ *
+ * Puts are a job of their own kind, which is not cancelled: threads take ranges of
+ * them under the lock.
  */
 #include "copy.h"
 
@@ -26,7 +29,19 @@
 /* After its deadline a fence cancels; the blocks in hand are done in microseconds
  * unless the machine is in trouble. */
 #define IN_HAND_NS UINT64_C(10000000000)
-#define NO_BLOCK   UINT32_MAX
+/* Bytes, and puts, that a thread takes at a time. */
+#define SHARE_BYTES (UINT64_C(1) << 20)
+#define SHARE_PUTS  64u
+/* Stays in L1, and on any stack. */
+#define BOUNCE_BYTES 16384u
+
+/* The puts that are left: of the first only what is behind `done` bytes. Taken from
+ * the front: `count` puts that are `bytes` in all. */
+struct puts {
+	const struct copy_put *put;
+	uint32_t count;
+	uint64_t done, bytes;
+};
 
 struct copy {
 	struct copy_config config;
@@ -39,18 +54,25 @@ struct copy {
 
 	/* Under the lock. The job is also read by threads inside it. */
 	struct copy_job job;
-	bool restore;
+	bool putting;     /* the job is the puts that are left */
+	struct puts left;
 	uint64_t number; /* of the job */
 	uint32_t inside; /* threads */
-	uint32_t bad;    /* restore: the first block found damaged */
 	bool quit;
 
 	char gap_before[CACHE_LINE];
-	_Atomic uint64_t next; /* block to take */
+	_Atomic uint64_t next; /* block, then check, to take */
 	char gap_after[CACHE_LINE];
 	_Atomic bool busy;          /* changed under the lock */
 	_Atomic uint32_t cancelled; /* 0 or 1 */
 };
+
+static uint32_t smaller(uint32_t a, uint64_t b)
+{
+	return b < a ? (uint32_t)b : a;
+}
+
+/* --- reading --- */
 
 /* Copies a block into the slot. Padding in it is zero already. */
 static void block_gather(const struct copy_job *job, const struct copy_block *block)
@@ -59,18 +81,28 @@ static void block_gather(const struct copy_job *job, const struct copy_block *bl
 	uint8_t *data = job->data + block->offset;
 
 	for (uint32_t i = 0; i < block->count; i++)
-		memcpy(data + piece[i].offset, piece[i].addr, piece[i].bytes);
+		if (piece[i].view)
+			box_view_gather(piece[i].view, piece[i].addr, piece[i].from,
+			                data + piece[i].offset, piece[i].bytes);
+		else
+			memcpy(data + piece[i].offset, piece[i].addr, piece[i].bytes);
 	job->sums[block->sum] = checksum(data, block->bytes);
 }
 
-static void block_scatter(const struct copy_job *job, const struct copy_block *block)
+static uint64_t job_parts(const struct copy_job *job)
 {
-	const struct copy_piece *piece = job->plan->piece + block->first;
-	const uint8_t *data = job->data + block->offset;
+	return (uint64_t)job->plan->blocks + job->checks;
+}
 
-	for (uint32_t i = 0; i < block->count; i++)
-		if (block->offset + piece[i].offset >= job->plan->blob_bytes)
-			memcpy(piece[i].addr, data + piece[i].offset, piece[i].bytes);
+/* The block that says whether the checks were taken: it lands after them. */
+static bool is_seal(const struct copy_job *job, uint32_t index)
+{
+	return job->checks > 0 && index == job->plan->blocks - 1;
+}
+
+static void mark(const struct copy_job *job, uint32_t index, enum copy_landed landed)
+{
+	atomic_store_explicit(&job->landed[index], (unsigned char)landed, memory_order_release);
 }
 
 static void snapshot_block(struct copy *c, uint32_t index)
@@ -83,54 +115,153 @@ static void snapshot_block(struct copy *c, uint32_t index)
 	 * have stalled. Adding 0 instead of loading keeps the reads above before it. */
 	if (atomic_fetch_add_explicit(&c->cancelled, 0, memory_order_acq_rel))
 		landed = COPY_FAILED;
-	atomic_store_explicit(&job->landed[index], (unsigned char)landed, memory_order_release);
+	if (!is_seal(job, index))
+		mark(job, index, landed);
 }
 
-static void restore_block(struct copy *c, uint32_t index)
+static void take_check(const struct copy_job *job, uint32_t index)
 {
-	const struct copy_block *block = &c->job.plan->block[index];
+	const struct copy_check *k = &job->check[index];
+	uint8_t bounce[BOUNCE_BYTES];
+	uint32_t sum = 0, n;
 
-	if (checksum(c->job.data + block->offset, block->bytes) == c->job.sums[block->sum]) {
-		block_scatter(&c->job, block);
+	if (k->view.dims == 0) {
+		job->check_sum[index] = checksum(k->addr + k->view.offset + k->from, k->bytes);
 		return;
 	}
-	pthread_mutex_lock(&c->lock);
-	if (index < c->bad)
-		c->bad = index;
-	pthread_mutex_unlock(&c->lock);
-	atomic_store(&c->cancelled, 1);
+	for (uint64_t done = 0; done < k->bytes; done += n) {
+		n = smaller(BOUNCE_BYTES, k->bytes - done);
+		box_view_gather(&k->view, k->addr, k->from + done, bounce, n);
+		sum = checksum_more(sum, bounce, n);
+	}
+	job->check_sum[index] = sum;
 }
 
-/* Takes all blocks that nobody has taken yet. */
+/* Takes all that nobody has taken yet. */
 static void fail_rest(struct copy *c)
 {
-	uint32_t blocks = c->job.plan->blocks;
-	uint64_t first = atomic_exchange(&c->next, blocks);
+	uint64_t first = atomic_exchange(&c->next, job_parts(&c->job));
 
-	for (uint64_t i = first; i < blocks && !c->restore; i++)
-		atomic_store_explicit(&c->job.landed[i], COPY_FAILED, memory_order_release);
+	for (uint64_t i = first; i < c->job.plan->blocks; i++)
+		mark(&c->job, (uint32_t)i, COPY_FAILED);
 }
 
-static void job_run(struct copy *c)
+static void read_parts(struct copy *c)
 {
+	uint64_t parts = job_parts(&c->job), index;
 	uint32_t blocks = c->job.plan->blocks;
-	uint64_t index;
 
 	while (!atomic_load_explicit(&c->cancelled, memory_order_acquire)) {
 		index = atomic_fetch_add_explicit(&c->next, 1, memory_order_relaxed);
-		if (index >= blocks)
+		if (index >= parts)
 			return;
-		if (c->restore)
-			restore_block(c, (uint32_t)index);
-		else
+		if (index < blocks)
 			snapshot_block(c, (uint32_t)index);
+		else
+			take_check(&c->job, (uint32_t)(index - blocks));
 	}
 	fail_rest(c);
+}
+
+/* --- writing --- */
+
+static void put_strided(const struct copy_put *put, uint64_t to_from, uint64_t source_from,
+                        uint64_t bytes)
+{
+	uint8_t bounce[BOUNCE_BYTES];
+	uint32_t n;
+
+	for (uint64_t done = 0; done < bytes; done += n) {
+		n = smaller(BOUNCE_BYTES, bytes - done);
+		box_view_gather(&put->source_view, put->source, source_from + done, bounce, n);
+		box_view_scatter(&put->to_view, put->to, to_from + done, bounce, n);
+	}
+}
+
+/* Of the put, bytes from its byte `from` on. */
+static void put_bytes(const struct copy_put *put, uint64_t from, uint64_t bytes)
+{
+	const struct box_view *to_view = &put->to_view, *source_view = &put->source_view;
+	uint64_t to_from = put->to_from + from, source_from = put->source_from + from;
+
+	if (bytes == 0)
+		return;
+	if (to_view->dims > 0 && source_view->dims > 0)
+		put_strided(put, to_from, source_from, bytes);
+	else if (to_view->dims > 0)
+		box_view_scatter(to_view, put->to, to_from,
+		                 put->source + source_view->offset + source_from, bytes);
+	else if (source_view->dims > 0)
+		box_view_gather(source_view, put->source, source_from,
+		                put->to + to_view->offset + to_from, bytes);
+	else
+		memcpy(put->to + to_view->offset + to_from,
+		       put->source + source_view->offset + source_from, bytes);
+}
+
+static void puts_write(const struct puts *taken)
+{
+	uint64_t from = taken->done, left = taken->bytes;
+
+	for (uint32_t i = 0; i < taken->count; i++) {
+		uint64_t rest = taken->put[i].bytes - from, n = rest < left ? rest : left;
+
+		put_bytes(&taken->put[i], from, n);
+		left -= n;
+		from = 0;
+	}
+}
+
+/* A share of what is left. */
+static struct puts puts_take(struct puts *left)
+{
+	struct puts taken = {.put = left->put, .done = left->done};
+
+	while (left->count > 0 && taken.count < SHARE_PUTS && taken.bytes < SHARE_BYTES) {
+		uint64_t rest = left->put->bytes - left->done, room = SHARE_BYTES - taken.bytes;
+
+		taken.count++;
+		if (rest > room) {
+			taken.bytes += room;
+			left->done += room;
+			break;
+		}
+		taken.bytes += rest;
+		left->done = 0;
+		left->put++;
+		left->count--;
+	}
+	return taken;
+}
+
+static void write_shares(struct copy *c)
+{
+	struct puts taken;
+
+	do {
+		pthread_mutex_lock(&c->lock);
+		taken = puts_take(&c->left);
+		pthread_mutex_unlock(&c->lock);
+		puts_write(&taken);
+	} while (taken.count > 0);
+}
+
+/* --- the job --- */
+
+/* With the lock held: whether there is work for another thread. */
+static bool job_open(struct copy *c)
+{
+	return c->putting ? c->left.count > 0 : atomic_load(&c->next) < job_parts(&c->job);
 }
 
 /* With the lock held and no thread inside. */
 static void job_end(struct copy *c)
 {
+	uint32_t blocks = c->putting ? 0 : c->job.plan->blocks;
+
+	if (blocks > 0 && c->job.checks > 0)
+		mark(&c->job, blocks - 1, atomic_load(&c->cancelled) ? COPY_FAILED : COPY_LANDED);
+	c->putting = false;
 	atomic_store_explicit(&c->busy, false, memory_order_release);
 	pthread_cond_broadcast(&c->over);
 }
@@ -139,7 +270,7 @@ static void job_end(struct copy *c)
  * need come. */
 static void job_cancel(struct copy *c)
 {
-	if (!atomic_load(&c->busy))
+	if (!atomic_load(&c->busy) || c->putting)
 		return;
 	atomic_store(&c->cancelled, 1);
 	if (c->inside == 0) {
@@ -163,6 +294,7 @@ static void *copy_thread(void *arg)
 	const struct sched_param none = {0};
 	struct copy *c = arg;
 	uint64_t seen = 0;
+	bool putting;
 
 	/* A thread of this policy does not push the trainer off its processor when
 	 * begin() wakes it. Refused, it copies all the same. */
@@ -172,12 +304,16 @@ static void *copy_thread(void *arg)
 	pthread_mutex_lock(&c->lock);
 	while (job_wait(c, &seen)) {
 		c->inside++;
-		if (atomic_load(&c->next) < c->job.plan->blocks)
+		putting = c->putting;
+		if (job_open(c))
 			pthread_cond_signal(&c->work);
 		pthread_mutex_unlock(&c->lock);
-		job_run(c);
+		if (putting)
+			write_shares(c);
+		else
+			read_parts(c);
 		pthread_mutex_lock(&c->lock);
-		/* Who leaves has seen that no block is left to take. */
+		/* Who leaves has seen that nothing is left to take. */
 		if (--c->inside == 0)
 			job_end(c);
 	}
@@ -190,45 +326,57 @@ static bool host_done(struct copy *c)
 	return !atomic_load_explicit(&c->busy, memory_order_acquire);
 }
 
-/* With the lock held: whether the job was over by the deadline. */
-static bool wait_over(struct copy *c, uint64_t deadline_ns)
+/* With the lock held: whether regions are read. */
+static bool reading(struct copy *c)
+{
+	return atomic_load(&c->busy) && !c->putting;
+}
+
+/* With the lock held: whether no region was read any more by the deadline. */
+static bool wait_read(struct copy *c, uint64_t deadline_ns)
 {
 	struct timespec until = {(time_t)(deadline_ns / 1000000000u),
 	                         (long)(deadline_ns % 1000000000u)};
 	int err = 0;
 
-	while (!host_done(c) && err == 0)
+	while (reading(c) && err == 0)
 		err = pthread_cond_timedwait(&c->over, &c->lock, &until);
-	return host_done(c);
+	return !reading(c);
 }
 
-static int job_begin(struct copy *c, const struct copy_job *job, bool restore)
+/* With the lock held. */
+static int check_rests(struct copy *c)
 {
-	int rc = 0;
+	if (host_done(c))
+		return 0;
+	return error_set(FTMEM_EINVAL, "the former copy of host memory is still under way: "
+	                               "call ftmem_fence() first");
+}
 
+/* With the lock held. */
+static void job_start(struct copy *c)
+{
+	c->number++;
+	atomic_store(&c->next, 0);
+	atomic_store(&c->cancelled, 0);
+	atomic_store(&c->busy, true);
+}
+
+static int host_begin(struct copy *c, const struct copy_job *job, void *stream)
+{
+	int rc;
+
+	(void)stream;
 	pthread_mutex_lock(&c->lock);
-	if (!host_done(c)) {
-		rc = error_set(FTMEM_EINVAL, "the former copy of host memory is still under way: "
-		                             "call ftmem_fence() first");
-	} else if (job->plan->blocks > 0) {
+	rc = check_rests(c);
+	if (rc == 0 && job_parts(job) > 0) {
 		c->job = *job;
-		c->restore = restore;
-		c->bad = NO_BLOCK;
-		c->number++;
-		atomic_store(&c->next, 0);
-		atomic_store(&c->cancelled, 0);
-		atomic_store(&c->busy, true);
+		job_start(c);
 	}
 	pthread_mutex_unlock(&c->lock);
 	/* After the lock, so that who wakes does not run into it. */
 	pthread_cond_signal(&c->work);
 	return rc;
-}
-
-static int host_begin(struct copy *c, const struct copy_job *job, void *stream)
-{
-	(void)stream;
-	return job_begin(c, job, false);
 }
 
 static int host_fence(struct copy *c, void *stream, uint64_t deadline_ns)
@@ -239,11 +387,11 @@ static int host_fence(struct copy *c, void *stream, uint64_t deadline_ns)
 	if (host_done(c))
 		return 0;
 	pthread_mutex_lock(&c->lock);
-	over = wait_over(c, deadline_ns);
+	over = wait_read(c, deadline_ns);
 	if (!over) {
 		late = true;
 		job_cancel(c);
-		over = wait_over(c, clock_ns() + IN_HAND_NS);
+		over = wait_read(c, clock_ns() + IN_HAND_NS);
 	}
 	pthread_mutex_unlock(&c->lock);
 	if (!over)
@@ -264,38 +412,36 @@ static void host_cancel(struct copy *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
-static int restore_result(const struct copy *c, const struct copy_job *job)
+/* Puts so small that to wake a thread for them would take longer. */
+static bool is_one_share(const struct copy_put *put, uint32_t count)
 {
-	const struct copy_block *block;
+	uint64_t bytes = 0;
 
-	if (c->bad != NO_BLOCK) {
-		block = &job->plan->block[c->bad];
-		return error_set(FTMEM_ECORRUPT,
-		                 "block %u of %u, %u bytes at %llu of the stored data, does not "
-		                 "match its checksum: rebuild it from parity or restore another "
-		                 "version",
-		                 c->bad, job->plan->blocks, block->bytes,
-		                 (unsigned long long)block->offset);
-	}
-	if (atomic_load(&c->cancelled))
-		return error_set(FTMEM_EDEVICE, "the copy back to host memory was cancelled: "
-		                                "restore again");
-	return 0;
+	for (uint32_t i = 0; i < count && bytes <= SHARE_BYTES; i++)
+		bytes += put[i].bytes;
+	return bytes <= SHARE_BYTES;
 }
 
 /* The wait has no deadline: it is for work that the caller asked for, done by
  * threads that wait for nobody. */
-static int host_restore(struct copy *c, const struct copy_job *job)
+static int host_put(struct copy *c, const struct copy_put *put, uint32_t count)
 {
-	int rc = job_begin(c, job, true);
+	bool small = is_one_share(put, count);
+	int rc;
 
-	if (rc || job->plan->blocks == 0)
-		return rc;
 	pthread_mutex_lock(&c->lock);
-	while (!host_done(c))
-		pthread_cond_wait(&c->over, &c->lock);
-	rc = restore_result(c, job);
+	rc = check_rests(c);
+	if (rc == 0 && !small) {
+		c->putting = true;
+		c->left = (struct puts){.put = put, .count = count};
+		job_start(c);
+		pthread_cond_signal(&c->work);
+		while (!host_done(c))
+			pthread_cond_wait(&c->over, &c->lock);
+	}
 	pthread_mutex_unlock(&c->lock);
+	for (uint32_t i = 0; rc == 0 && small && i < count; i++)
+		put_bytes(&put[i], 0, put[i].bytes);
 	return rc;
 }
 
@@ -413,7 +559,7 @@ const struct copy_ops *copy_host(void)
 		.fence = host_fence,
 		.cancel = host_cancel,
 		.done = host_done,
-		.restore = host_restore,
+		.put = host_put,
 		.close = host_close,
 	};
 

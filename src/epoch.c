@@ -73,7 +73,7 @@ static int new_stripes(struct epoch *e, const struct epoch_config *config)
 	return rc;
 }
 
-int epoch_new(const struct epoch_config *config, struct layout *layout, struct arena *arena,
+int epoch_new(const struct epoch_config *config, const struct epoch_parts *parts,
               struct epoch **out)
 {
 	struct epoch *e = calloc(1, sizeof(*e));
@@ -81,16 +81,21 @@ int epoch_new(const struct epoch_config *config, struct layout *layout, struct a
 
 	*out = NULL;
 	if (!e) {
-		layout_free(layout);
-		arena_free(arena);
+		layout_free(parts->layout);
+		free(parts->cell);
+		arena_free(parts->arena);
 		return error_set(FTMEM_ENOMEM, "no memory for the epoch");
 	}
-	e->layout = layout;
-	e->arena = arena;
-	e->number = arena->header->epoch;
-	e->geometry = arena->header->geometry;
+	e->layout = parts->layout;
+	e->cell = parts->cell;
+	e->cells = parts->cells;
+	e->arena = parts->arena;
+	e->number = e->arena->header->epoch;
+	e->geometry = e->arena->header->geometry;
 	e->limiter = (struct limiter){.rate = config->max_bandwidth, .last_ns = clock_ns()};
-	rc = copy_plan_new(layout, epoch_rail(e), epoch_member(e), &e->plan);
+	rc = copy_plan_new(e->layout, epoch_rail(e), epoch_member(e), &e->plan);
+	if (rc == 0 && config->compare)
+		rc = compare_new(e->layout, e->cell, e->cells, &e->compare);
 	if (rc < 0)
 		goto fail;
 	e->landed = calloc(e->plan->blocks ? e->plan->blocks : 1, 1);
@@ -121,6 +126,8 @@ void epoch_free(struct epoch *e, bool linger)
 	free(e->stripe);
 	free(e->landed);
 	copy_plan_free(e->plan);
+	compare_free(e->compare);
+	free(e->cell);
 	layout_free(e->layout);
 	if (!busy)
 		arena_free(e->arena);

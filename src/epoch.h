@@ -6,6 +6,7 @@
 #ifndef FTMEM_EPOCH_H
 #define FTMEM_EPOCH_H
 
+#include "compare.h"
 #include "copy.h"
 #include "limiter.h"
 #include "net.h"
@@ -19,6 +20,9 @@ struct epoch {
 	uint64_t number, geometry;
 	uint32_t window;               /* block rows in flight */
 	struct layout *layout;
+	struct share_cell *cell;       /* [cells] that other ranks hold too */
+	uint32_t cells;
+	struct compare *compare;       /* NULL if replicas are never compared */
 	struct arena *arena;
 	struct copy_plan *plan;
 	_Atomic unsigned char *landed; /* [plan->blocks] */
@@ -30,11 +34,20 @@ struct epoch_config {
 	struct net *net;
 	uint32_t window;
 	uint64_t max_bandwidth;
+	bool compare;
 	const struct log *log;
 };
 
-/* Takes layout and arena, also on error. ENOMEM, ENET; EINVAL: blocks too large. */
-int epoch_new(const struct epoch_config *config, struct layout *layout, struct arena *arena,
+/* What a seal settled. */
+struct epoch_parts {
+	struct layout *layout;
+	struct share_cell *cell;
+	uint32_t cells;
+	struct arena *arena;
+};
+
+/* Takes the parts, also on error. ENOMEM, ENET; EINVAL: blocks too large. */
+int epoch_new(const struct epoch_config *config, const struct epoch_parts *parts,
               struct epoch **out);
 /* Accepts NULL. If a transfer is still under way, or linger is set, the arena stays
  * mapped. */

@@ -6,186 +6,532 @@
 #include <string.h>
 
 #include "clock.h"
+#include "courier.h"
 #include "error.h"
-#include "tags.h"
+#include "layout.h"
+#include "plan.h"
+#include "transfer.h"
 
-/* A run of bytes on its way, piece by piece. */
-#define PIECE_BYTES (UINT64_C(4) << 20)
-
-struct stream {
-	uint32_t peer;
-	bool receive;
-	uint8_t *part[2];      /* checksums, then data */
-	uint64_t left[2];
-	struct net_req req;
+/* A region that is asked for, and where its parts are. */
+struct wish {
+	const struct region *region;
+	struct plan_wanted wanted;
+	uint32_t number;         /* of its record */
+	struct plan_part *part;  /* owned */
+	uint32_t parts;
 };
 
-/* Sends or receives the next piece. */
-static int stream_next(struct net *net, struct stream *s)
+/* A part of a wish, in the order in which it comes. */
+struct delivery {
+	const struct wish *wish;
+	const struct plan_part *part;
+};
+
+struct move {
+	struct rescue *r;
+	struct ftmem *ft;
+	struct layout **stored;        /* [r->members] of each member's slot */
+	struct bytes record;           /* the one in hand */
+	struct wish *wish;
+	uint32_t wishes;
+	struct delivery *delivery;     /* by agent, then the order of plan_order_compare() */
+	uint32_t deliveries;
+	struct plan_order *order;      /* of other ranks from this one, in that order */
+	uint32_t orders;
+	struct transfer_part *part;    /* of all streams */
+	struct transfer_stream *out, *in;
+	uint32_t outs, ins;
+};
+
+/* --- what is stored, as boxes --- */
+
+/* A private region is a tensor of bytes that belongs to its rank. */
+static void tensor_of(const struct region *g, uint32_t home, struct tensor *t, struct box *box)
 {
-	int i = s->left[0] > 0 ? 0 : 1, rc;
-	uint64_t bytes = s->left[i] < PIECE_BYTES ? s->left[i] : PIECE_BYTES;
+	bool global = g->box.ndim > 0;
 
-	if (s->receive)
-		rc = net_recv(net, s->peer, TAG_MOVE, s->part[i], bytes, &s->req);
-	else
-		rc = net_send(net, s->peer, TAG_MOVE, s->part[i], bytes, &s->req);
-	s->part[i] += bytes;
-	s->left[i] -= bytes;
-	return rc;
-}
-
-static int run_streams(struct ftmem *ft, struct stream *stream, uint32_t count)
-{
-	uint64_t deadline = session_deadline(ft);
-	struct net_backoff backoff = {0};
-	uint32_t open;
-
-	do {
-		bool progress = false;
-		uint32_t peer = 0;
-
-		open = 0;
-		for (uint32_t i = 0; i < count; i++) {
-			struct stream *s = &stream[i];
-			int rc = net_test(ft->net, &s->req);
-
-			if (rc == 0 && !s->req.active && s->left[0] + s->left[1] > 0) {
-				rc = stream_next(ft->net, s);
-				progress = true;
-			}
-			if (rc < 0)
-				return rc;
-			open += s->req.active;
-			peer = s->req.active ? s->peer : peer;
-		}
-		if (progress) {
-			backoff = (struct net_backoff){0};
-			deadline = session_deadline(ft);
-		} else if (clock_ns() > deadline) {
-			return error_set(FTMEM_ETIMEOUT,
-			                 "moving stored data: no answer from rank %" PRIu32, peer);
-		} else {
-			net_backoff(&backoff);
-		}
-	} while (open > 0);
-	return 0;
-}
-
-static struct stream stream_of(const struct slot *slot, uint32_t peer, bool receive)
-{
-	const struct rail *rail = &slot->shape->rail[0];
-	uint32_t me = slot->shape->member[0];
-
-	return (struct stream){
-		.peer = peer,
-		.receive = receive,
-		.part = {(uint8_t *)(slot->sums + slot_data_sum_index(slot->shape, 0, me, 0, 0)),
-		         slot->data},
-		.left = {rail_data_blocks(rail, me) * sizeof(uint32_t), slot->shape->data_bytes},
+	*t = (struct tensor){
+		.home = global ? TENSOR_GLOBAL : home,
+		.elem_bytes = global ? g->elem_bytes : 1,
+		.ndim = global ? g->box.ndim : 1,
 	};
+	memcpy(t->name, g->name, strlen(g->name) + 1);
+	if (global) {
+		memcpy(t->shape, g->shape, sizeof(t->shape));
+		*box = g->box;
+	} else {
+		t->shape[0] = g->bytes;
+		*box = (struct box){.ndim = 1, .extent = {g->bytes}};
+	}
 }
 
-/* Brings the slot of this rank's number here. */
-static int fetch(struct rescue *r, struct rescue_member *mine, struct stream *stream)
+static struct box piece_box(const struct layout *l, const struct layout_piece *p)
 {
-	struct ftmem *ft = r->ft;
-	uint32_t count = 0, me = ft->net->rank;
+	if (p->box.ndim > 0)
+		return p->box;
+	return (struct box){.ndim = 1, .extent = {l->region[p->region].bytes}};
+}
+
+static int parse_stored(struct move *v)
+{
+	struct rescue *r = v->r;
 	int rc = 0;
 
-	for (uint32_t i = 0; i < r->members; i++)
-		if (r->member[i].rank != me)
-			stream[count++] = stream_of(r->member[i].slot, r->member[i].rank, false);
-	if (r->agent[me] != me)
-		stream[count++] = stream_of(mine->slot, r->agent[me], true);
-	rc = run_streams(ft, stream, count);
-	for (uint32_t i = 0; rc < 0 && i < count; i++) {
-		ft->net->lingering = ft->net->lingering || stream[i].req.active;
-		ft->net->ops->cancel(ft->net, &stream[i].req);
+	v->stored = calloc(r->members ? r->members : 1, sizeof(*v->stored));
+	if (!v->stored)
+		return error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " layouts", r->members);
+	for (uint32_t i = 0; rc == 0 && i < r->members; i++) {
+		const struct slot *slot = r->member[i].slot;
+
+		rc = layout_parse(slot->data, slot->shape->data_bytes, &v->stored[i]);
 	}
 	return rc;
 }
 
-/* What is stored, at the addresses where it is asked for. */
-static int match(const struct slot *slot, const struct layout *want, struct layout **out)
+/* --- what is asked for --- */
+
+/* The old rank whose private region of that name this rank gets; FTMEM_NO_RANK: none. */
+static int choose_home(const struct move *v, const char *name, uint32_t *home)
 {
-	struct layout *stored = NULL;
-	int rc = layout_parse(slot->data, slot->shape->data_bytes, &stored);
+	const struct opts *opts = &v->ft->opts;
+	uint32_t me = v->ft->net->rank, ranks = v->ft->net->size, old = v->r->ranks;
+
+	*home = me;
+	if (ranks == old)
+		return 0;
+	if (opts->private_from) {
+		*home = opts->private_from(opts->private_arg, name, me, ranks, old);
+		if (*home < old || *home == FTMEM_NO_RANK)
+			return 0;
+		return error_set(FTMEM_EINVAL,
+		                 "private_from() of struct ftmem_opts gave rank %" PRIu32
+		                 " for region \"%s\": it must be below %" PRIu32
+		                 ", the ranks that stored it, or FTMEM_NO_RANK",
+		                 *home, name, old);
+	}
+	if (opts->private_rule == FTMEM_PRIVATE_DROP)
+		*home = FTMEM_NO_RANK;
+	else if (me >= old)
+		return error_set(FTMEM_ELAYOUT,
+		                 "region \"%s\" is private and was stored by %" PRIu32
+		                 " ranks: there is none for rank %" PRIu32
+		                 "; set FTMEM_PRIVATE=drop or private_from() of struct "
+		                 "ftmem_opts, or register it as a box of a tensor",
+		                 name, old, me);
+	return 0;
+}
+
+static int make_wishes(struct move *v)
+{
+	const struct layout *want = v->ft->epoch->layout;
+	int rc = 0;
+
+	v->wish = calloc(want->regions ? want->regions : 1, sizeof(*v->wish));
+	if (!v->wish)
+		return error_set(FTMEM_ENOMEM, "no memory to ask for %" PRIu32 " regions",
+		                 want->regions);
+	for (uint32_t i = 0; rc == 0 && i < want->regions; i++) {
+		const struct region *g = &want->region[i];
+		struct wish *w = &v->wish[v->wishes];
+		uint32_t home = TENSOR_GLOBAL;
+
+		if (g->box.ndim == 0) {
+			rc = choose_home(v, g->name, &home);
+			if (rc < 0 || home == FTMEM_NO_RANK)
+				continue;
+		}
+		w->region = g;
+		tensor_of(g, home, &w->wanted.tensor, &w->wanted.box);
+		v->wishes++;
+	}
+	return rc;
+}
+
+/* --- the plan --- */
+
+static int put_record(struct move *v, struct route *route, const struct tensor *t)
+{
+	uint32_t owner = tensor_owner(t->name, t->home, v->ft->net->size);
+	int rc = route_put(route, owner, v->record.at, (uint32_t)v->record.size);
+
+	v->record.size = 0;
+	return rc;
+}
+
+static int publish(struct move *v, struct route *route)
+{
+	struct plan_stored s = {.agent = v->ft->net->rank};
+	uint32_t number = 0;
+	int rc = 0;
+
+	for (uint32_t i = 0; i < v->r->members; i++) {
+		const struct layout *l = v->stored[i];
+
+		s.rank = v->r->member[i].rank;
+		for (uint32_t p = 0; rc == 0 && p < l->pieces; p++, number++) {
+			tensor_of(&l->region[l->piece[p].region], s.rank, &s.tensor, &s.box);
+			s.box = piece_box(l, &l->piece[p]);
+			s.piece = p;
+			rc = plan_stored_put(&v->record, &s);
+			if (rc == 0)
+				rc = put_record(v, route, &s.tensor);
+		}
+	}
+	for (uint32_t i = 0; rc == 0 && i < v->wishes; i++) {
+		v->wish[i].number = number++;
+		rc = plan_wanted_put(&v->record, &v->wish[i].wanted);
+		if (rc == 0)
+			rc = put_record(v, route, &v->wish[i].wanted.tensor);
+	}
+	return rc;
+}
+
+/* As owner of names: finds where what is wanted lies. */
+static int solve(struct move *v, struct route *route)
+{
+	uint32_t arrived = route_arrived(route);
+	struct plan *plan = NULL;
+	int rc = plan_new(&plan);
+
+	for (uint32_t i = 0; rc == 0 && i < arrived; i++) {
+		struct route_record record = route_get(route, i);
+
+		rc = plan_add(plan, record.at, record.bytes);
+	}
+	if (rc == 0)
+		rc = plan_solve(plan);
+	for (uint32_t i = 0; rc == 0 && i < arrived; i++) {
+		v->record.size = 0;
+		rc = plan_answer(plan, i, &v->record);
+		if (rc == 0 && v->record.size > 0)
+			rc = route_answer(route, i, v->record.at, (uint32_t)v->record.size);
+	}
+	plan_free(plan);
+	return rc;
+}
+
+static int read_answers(struct move *v, const struct route *route)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; rc == 0 && i < v->wishes; i++) {
+		struct wish *w = &v->wish[i];
+		struct route_reply reply = route_reply(route, w->number);
+
+		rc = plan_read(&w->wanted, reply.at, reply.bytes, &w->part, &w->parts);
+		v->deliveries += w->parts;
+	}
+	return rc;
+}
+
+static int find_parts(struct move *v)
+{
+	struct ftmem *ft = v->ft;
+	struct route *route = NULL;
+	int rc = route_new(ft->net->rank, ft->net->size, &route);
 
 	if (rc == 0)
-		rc = layout_covers(stored, want);
-	if (rc < 0) {
-		layout_free(stored);
-		return rc;
-	}
-	for (uint32_t i = 0; i < stored->count; i++) {
-		const struct layout_entry *e = layout_find(want, stored->entry[i].name);
+		rc = publish(v, route);
+	rc = session_agree(ft, rc, "describing what is stored");
+	if (rc == 0)
+		rc = courier_forward(ft->net, route, ft->opts.timeout_ms, "planning the restore");
+	if (rc == 0)
+		rc = session_agree(ft, solve(v, route), "planning the restore");
+	if (rc == 0)
+		rc = courier_back(ft->net, route, ft->opts.timeout_ms, "planning the restore");
+	if (rc == 0)
+		rc = read_answers(v, route);
+	route_free(route);
+	return session_agree(ft, rc, "comparing layouts");
+}
 
-		stored->entry[i].addr = e ? e->addr : NULL;
-	}
-	*out = stored;
+/* --- who sends what to whom --- */
+
+static int compare_deliveries(const void *a, const void *b)
+{
+	const struct plan_part *x = ((const struct delivery *)a)->part;
+	const struct plan_part *y = ((const struct delivery *)b)->part;
+	struct plan_order p = {0, x->rank, x->piece, x->box}, q = {0, y->rank, y->piece, y->box};
+
+	if (x->agent != y->agent)
+		return x->agent < y->agent ? -1 : 1;
+	return plan_order_compare(&p, &q);
+}
+
+static int compare_orders(const void *a, const void *b)
+{
+	return plan_order_compare(a, b);
+}
+
+static int sort_deliveries(struct move *v)
+{
+	uint32_t at = 0;
+
+	v->delivery = calloc(v->deliveries ? v->deliveries : 1, sizeof(*v->delivery));
+	if (!v->delivery)
+		return error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " parts", v->deliveries);
+	for (uint32_t i = 0; i < v->wishes; i++)
+		for (uint32_t p = 0; p < v->wish[i].parts; p++)
+			v->delivery[at++] = (struct delivery){&v->wish[i], &v->wish[i].part[p]};
+	qsort(v->delivery, v->deliveries, sizeof(*v->delivery), compare_deliveries);
 	return 0;
 }
 
-static int fill_regions(struct ftmem *ft, const struct slot *slot, const struct layout *stored)
+static int put_orders(struct move *v, struct route *route)
 {
-	const struct slot_shape *shape = slot->shape;
-	struct copy_job job = {
-		.data = slot->data,
-		.sums = slot->sums + slot_data_sum_index(shape, 0, shape->member[0], 0, 0),
-	};
-	struct copy_plan *plan = NULL;
-	int rc = copy_plan_new(stored, &shape->rail[0], shape->member[0], &plan);
+	int rc = sort_deliveries(v);
 
-	if (rc < 0)
-		return rc;
-	job.plan = plan;
-	job.landed = calloc(plan->blocks ? plan->blocks : 1, 1);
-	rc = job.landed ? ft->copy_ops->restore(ft->copy, &job)
-	                : error_set(FTMEM_ENOMEM, "no memory for %u block marks", plan->blocks);
-	free(job.landed);
-	copy_plan_free(plan);
+	for (uint32_t i = 0; rc == 0 && i < v->deliveries; i++) {
+		const struct plan_part *p = v->delivery[i].part;
+		struct plan_order order = {v->ft->net->rank, p->rank, p->piece, p->box};
+
+		if (p->agent == v->ft->net->rank)
+			continue;
+		v->record.size = 0;
+		rc = plan_order_put(&v->record, &order);
+		if (rc == 0)
+			rc = route_put(route, p->agent, v->record.at, (uint32_t)v->record.size);
+	}
 	return rc;
 }
 
-int move_check(const struct rescue *r)
+/* The slot that holds a piece, and the piece; NULL if this rank has no such. */
+static const struct slot *find_piece(const struct move *v, uint32_t rank, uint32_t piece,
+                                     const struct layout **layout)
 {
-	uint32_t ranks = r->ft->net->size;
+	struct rescue_member *m = rescue_find(v->r, rank);
+	const struct layout *l = m ? v->stored[m - v->r->member] : NULL;
 
-	if (r->ranks == ranks)
-		return 0;
-	return error_set(FTMEM_ELAYOUT,
-	                 "version %" PRIu64 " was stored by %" PRIu32 " ranks, this job "
-	                 "has %" PRIu32 ": start it with %" PRIu32 " ranks",
-	                 r->choice.stamp.version, r->ranks, ranks, r->ranks);
+	*layout = l;
+	return l && piece < l->pieces ? m->slot : NULL;
 }
 
-int move_restore(struct rescue *r)
+static int check_order(const struct move *v, const struct plan_order *o)
 {
-	struct ftmem *ft = r->ft;
-	struct rescue_member *mine = rescue_find(r, ft->net->rank);
-	struct stream *stream = NULL;
-	struct layout *stored = NULL;
+	const struct layout *l;
+	struct box box;
+
+	if (o->to < v->ft->net->size && find_piece(v, o->rank, o->piece, &l)) {
+		box = piece_box(l, &l->piece[o->piece]);
+		if (box.ndim == o->box.ndim && box_contains(&box, &o->box))
+			return 0;
+	}
+	return error_set(FTMEM_ENET,
+	                 "rank %" PRIu32 " asks for piece %" PRIu32 " of rank %" PRIu32
+	                 ", which is not here: start the job again",
+	                 o->to, o->piece, o->rank);
+}
+
+static int take_orders(struct move *v, const struct route *route)
+{
+	uint32_t arrived = route_arrived(route);
 	int rc = 0;
 
-	stream = calloc(r->members + 1, sizeof(*stream));
-	if (!stream)
-		rc = error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " streams", r->members);
-	if (!mine)
-		mine = &r->received;
-	rc = session_agree(ft, rc, "moving stored data");
-	if (rc == 0) {
-		rc = session_agree(ft, fetch(r, mine, stream), "moving stored data");
-		/* What is on its way would be taken for another try's. */
-		ft->net->broken = ft->net->broken || rc < 0;
+	v->order = calloc(arrived ? arrived : 1, sizeof(*v->order));
+	if (!v->order)
+		return error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " orders", arrived);
+	for (uint32_t i = 0; rc == 0 && i < arrived; i++) {
+		struct route_record record = route_get(route, i);
+
+		rc = plan_order_get(record.at, record.bytes, &v->order[i]);
+		if (rc == 0)
+			rc = check_order(v, &v->order[i]);
+		v->orders++;
 	}
-	if (rc == 0 && (mine->slot->shape->data_bytes > 0 || ft->epoch->layout->count > 0))
-		rc = match(mine->slot, ft->epoch->layout, &stored);
-	rc = session_agree(ft, rc, "comparing layouts");
-	if (rc == 0 && stored)
-		rc = fill_regions(ft, mine->slot, stored);
+	if (rc == 0)
+		qsort(v->order, v->orders, sizeof(*v->order), compare_orders);
+	return rc;
+}
+
+static int exchange_orders(struct move *v)
+{
+	struct ftmem *ft = v->ft;
+	struct route *route = NULL;
+	int rc = route_new(ft->net->rank, ft->net->size, &route);
+
+	if (rc == 0)
+		rc = put_orders(v, route);
+	rc = session_agree(ft, rc, "ordering what is stored elsewhere");
+	if (rc == 0)
+		rc = courier_forward(ft->net, route, ft->opts.timeout_ms,
+		                     "ordering what is stored elsewhere");
+	if (rc == 0)
+		rc = take_orders(v, route);
+	route_free(route);
+	return session_agree(ft, rc, "ordering what is stored elsewhere");
+}
+
+/* --- moving --- */
+
+/* In the slot that holds it; *array is the piece's. */
+static struct box_view stored_view(const struct move *v, uint32_t rank, uint32_t piece,
+                                   const struct box *box, uint8_t **array)
+{
+	const struct layout *l;
+	const struct slot *slot = find_piece(v, rank, piece, &l);
+	const struct layout_piece *p = &l->piece[piece];
+	const struct region *g = &l->region[p->region];
+	struct box outer = piece_box(l, p);
+	struct box_view view;
+
+	*array = slot->data + p->offset;
+	box_view(&outer, box, g->box.ndim > 0 ? g->elem_bytes : 1, &view);
+	return view;
+}
+
+static struct box_view wanted_view(const struct delivery *d)
+{
+	struct box_view view;
+
+	box_view(&d->wish->wanted.box, &d->part->box, d->wish->wanted.tensor.elem_bytes, &view);
+	return view;
+}
+
+/* Adds a part to the stream of its peer; parts come peer by peer. */
+static void add_part(struct transfer_stream *stream, uint32_t *streams, uint32_t peer,
+                     struct transfer_part *part)
+{
+	if (*streams == 0 || stream[*streams - 1].peer != peer)
+		stream[(*streams)++] = (struct transfer_stream){peer, 0, part};
+	stream[*streams - 1].parts++;
+}
+
+static int make_streams(struct move *v)
+{
+	uint64_t total = (uint64_t)v->orders + v->deliveries;
+	struct transfer_part *part;
+
+	v->part = calloc(total ? total : 1, sizeof(*v->part));
+	v->out = calloc(v->orders ? v->orders : 1, sizeof(*v->out));
+	v->in = calloc(v->deliveries ? v->deliveries : 1, sizeof(*v->in));
+	if (!v->part || !v->out || !v->in)
+		return error_set(FTMEM_ENOMEM, "no memory to move %" PRIu64 " parts", total);
+	part = v->part;
+	for (uint32_t i = 0; i < v->orders; i++, part++) {
+		const struct plan_order *o = &v->order[i];
+
+		part->view = stored_view(v, o->rank, o->piece, &o->box, &part->array);
+		add_part(v->out, &v->outs, o->to, part);
+	}
+	for (uint32_t i = 0; i < v->deliveries; i++) {
+		const struct delivery *d = &v->delivery[i];
+
+		if (d->part->agent == v->ft->net->rank)
+			continue;
+		part->array = d->wish->region->addr;
+		part->view = wanted_view(d);
+		add_part(v->in, &v->ins, d->part->agent, part++);
+	}
+	return 0;
+}
+
+/* What lies in slots at hand. */
+static int put_local(struct move *v, struct move_report *report)
+{
+	struct copy_put *put = calloc(v->deliveries ? v->deliveries : 1, sizeof(*put));
+	uint32_t count = 0;
+	int rc;
+
+	if (!put)
+		return error_set(FTMEM_ENOMEM, "no memory to copy %" PRIu32 " parts",
+		                 v->deliveries);
+	for (uint32_t i = 0; i < v->deliveries; i++) {
+		const struct delivery *d = &v->delivery[i];
+		struct copy_put *p = &put[count];
+		uint8_t *array;
+
+		if (d->part->agent != v->ft->net->rank)
+			continue;
+		p->to = d->wish->region->addr;
+		p->to_view = wanted_view(d);
+		p->source_view =
+			stored_view(v, d->part->rank, d->part->piece, &d->part->box, &array);
+		p->source = array;
+		p->bytes = p->to_view.bytes;
+		report->local_bytes += p->bytes;
+		count++;
+	}
+	rc = count > 0 ? v->ft->copy_ops->put(v->ft->copy, put, count) : 0;
+	free(put);
+	return rc;
+}
+
+static int check_local(const struct move *v)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; rc == 0 && i < v->deliveries; i++) {
+		const struct plan_part *p = v->delivery[i].part;
+		struct plan_order order = {v->ft->net->rank, p->rank, p->piece, p->box};
+
+		if (p->agent == v->ft->net->rank)
+			rc = check_order(v, &order);
+	}
+	return rc;
+}
+
+static int fill_regions(struct move *v, struct move_report *report)
+{
+	struct ftmem *ft = v->ft;
+	struct transfer_config config = {
+		.net = ft->net,
+		.copy_ops = ft->copy_ops,
+		.copy = ft->copy,
+		.timeout_ms = ft->opts.timeout_ms,
+	};
+	uint64_t begin = clock_ns();
+	int rc = check_local(v), local_rc;
+
+	if (rc == 0)
+		rc = make_streams(v);
+	rc = session_agree(ft, rc, "moving stored data");
+	if (rc < 0)
+		return rc;
+	/* Also a rank that fails here serves the others. */
+	local_rc = put_local(v, report);
+	rc = transfer_run(&config, v->out, v->outs, v->in, v->ins);
+	rc = local_rc < 0 ? local_rc : rc;
+	for (uint32_t i = 0; i < v->ins; i++)
+		for (uint32_t p = 0; p < v->in[i].parts; p++)
+			report->moved_bytes += v->in[i].part[p].view.bytes;
 	rc = session_agree(ft, rc, "filling the regions");
-	layout_free(stored);
-	free(stream);
+	report->seconds = (double)(clock_ns() - begin) * 1e-9;
+	return rc;
+}
+
+/* --- the whole --- */
+
+static void move_deinit(struct move *v)
+{
+	for (uint32_t i = 0; v->stored && i < v->r->members; i++)
+		layout_free(v->stored[i]);
+	for (uint32_t i = 0; v->wish && i < v->wishes; i++)
+		free(v->wish[i].part);
+	free(v->stored);
+	bytes_deinit(&v->record);
+	free(v->wish);
+	free(v->delivery);
+	free(v->order);
+	free(v->part);
+	free(v->out);
+	free(v->in);
+}
+
+int move_restore(struct rescue *r, struct move_report *report)
+{
+	struct move v = {.r = r, .ft = r->ft};
+	int rc = parse_stored(&v);
+
+	*report = (struct move_report){0};
+	if (rc == 0)
+		rc = make_wishes(&v);
+	rc = session_agree(v.ft, rc, "reading the layouts");
+	if (rc == 0)
+		rc = find_parts(&v);
+	if (rc == 0)
+		rc = exchange_orders(&v);
+	if (rc == 0)
+		rc = fill_regions(&v, report);
+	move_deinit(&v);
 	return rc;
 }

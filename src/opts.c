@@ -59,7 +59,13 @@
 	X(OPT_LEVEL, log_level, log.level, FTMEM_LOG_ERROR, FTMEM_LOG_DEBUG, 1, "FTMEM_LOG_LEVEL", \
 	  "info", "error, warn, info or debug, or 1 to 4")                                         \
 	X(OPT_BYTES, max_bandwidth, max_bandwidth, 0, UINT64_MAX, 1, "FTMEM_MAX_BANDWIDTH", "0",   \
-	  "bytes per second of parity traffic each rank sends, 0: no ceiling")
+	  "bytes per second of parity traffic each rank sends, 0: no ceiling")                     \
+	X(OPT_PRIVATE, private_rule, private_rule, FTMEM_PRIVATE_RANK, FTMEM_PRIVATE_DROP, 1,      \
+	  "FTMEM_PRIVATE", "rank",                                                                 \
+	  "private regions when the number of ranks changed: rank (of the old rank of the same "   \
+	  "number) or drop (they stay as they are)")                                               \
+	X(OPT_COUNT, compare_every, compare_every, 0, 1000000000, 1, "FTMEM_COMPARE_EVERY", "0",   \
+	  "snapshots from one comparison of replicas to the next, 0: never")
 
 enum opt_kind {
 	OPT_JOB,
@@ -70,6 +76,7 @@ enum opt_kind {
 	OPT_COUNT,
 	OPT_BYTES,
 	OPT_LEVEL,
+	OPT_PRIVATE,
 	OPT_WISH, /* a count; 0 if nothing says it, its default is another program's */
 };
 
@@ -264,14 +271,24 @@ static int text_resolve(const struct opt_row *row, const struct ftmem_opts *user
 	return name_take(origin, text, out);
 }
 
-static bool level_parse(const char *text, uint64_t *out)
+/* Words that stand for 1, 2, .. in that kind of option; NULL: it takes none. */
+static const char *const *words_of(enum opt_kind kind)
 {
-	static const char *const name[] = {"error", "warn", "info", "debug"};
-	unsigned i;
+	static const char *const level[] = {"error", "warn", "info", "debug", NULL};
+	static const char *const private_rule[] = {"rank", "drop", NULL};
 
-	for (i = 0; i < 4; i++) {
-		if (strcmp(text, name[i]) == 0) {
-			*out = FTMEM_LOG_ERROR + i;
+	if (kind == OPT_LEVEL)
+		return level;
+	return kind == OPT_PRIVATE ? private_rule : NULL;
+}
+
+static bool word_parse(const char *text, enum opt_kind kind, uint64_t *out)
+{
+	const char *const *word = words_of(kind);
+
+	for (unsigned i = 0; word && word[i]; i++) {
+		if (strcmp(text, word[i]) == 0) {
+			*out = i + 1;
 			return true;
 		}
 	}
@@ -287,7 +304,7 @@ static bool number_parse(const char *text, enum opt_kind kind, uint64_t *out)
 	uint64_t value;
 	char *end;
 
-	if (kind == OPT_LEVEL && level_parse(text, out))
+	if (word_parse(text, kind, out))
 		return true;
 	if (!isdigit((unsigned char)text[0]))
 		return false;
@@ -310,12 +327,17 @@ static bool number_parse(const char *text, enum opt_kind kind, uint64_t *out)
 
 static int number_bad(const struct opt_row *row, const char *origin, const char *text)
 {
-	char step[48] = "";
+	const char *const *word = words_of(row->kind);
+	char step[48] = "", words[64] = "";
+	size_t at = 0;
 
 	if (row->step > 1)
 		snprintf(step, sizeof(step), "a multiple of %" PRIu64 " ", row->step);
-	return error_set(FTMEM_EINVAL, "%s is \"%.100s\": must be %sfrom %" PRIu64 " to %" PRIu64,
-	                 origin, text, step, row->least, row->most);
+	for (; word && *word && at < sizeof(words); word++)
+		at += (size_t)snprintf(words + at, sizeof(words) - at, "%s, ", *word);
+	return error_set(FTMEM_EINVAL,
+	                 "%s is \"%.100s\": must be %s%sfrom %" PRIu64 " to %" PRIu64, origin, text,
+	                 words, step, row->least, row->most);
 }
 
 static uint64_t number_load(const void *at, size_t bytes)
@@ -406,6 +428,8 @@ int opts_resolve(const struct ftmem_opts *user, struct opts *out)
 		return rc;
 
 	opts.comm = own.comm;
+	opts.private_from = own.private_from;
+	opts.private_arg = own.private_arg;
 	opts.log.fn = own.log;
 	opts.log.arg = own.log_arg;
 	opts.log.rank = LOG_NO_RANK;

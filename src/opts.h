@@ -25,6 +25,11 @@ struct opts {
 	uint32_t expire_s; /* 0 if nothing says it: what the SMP has stays */
 	uint32_t block_bytes, window, copy_threads;
 	uint64_t max_bandwidth;
+	uint32_t private_rule; /* enum ftmem_private */
+	uint32_t compare_every;
+	uint32_t (*private_from)(void *arg, const char *name, uint32_t rank, uint32_t ranks,
+	                         uint32_t old_ranks);
+	void *private_arg;
 	struct log log; /* rank LOG_NO_RANK, for the caller to set */
 };
 

@@ -22,13 +22,13 @@
 
 struct call {
 	uint64_t version, called_ns;
-	bool go;
+	bool go, compare;
 };
 
 struct outcome {
 	uint64_t version;
 	bool committed;
-	char reason[128];
+	char reason[256];
 };
 
 struct progress {
@@ -47,6 +47,7 @@ struct progress {
 	uint32_t outcomes;
 	uint64_t next_version;     /* the least that may be asked for */
 	bool any_version;
+	uint64_t calls;            /* since the epoch was set; the same on all ranks */
 	char waits_for[128];       /* last report of the thread */
 	char broken_text[256];
 	struct progress_stats stats;
@@ -73,6 +74,7 @@ int progress_new(const struct progress_config *config, struct progress **out)
 	p->engine.copy_ops = config->copy_ops;
 	p->engine.copy = config->copy;
 	p->engine.log = config->log;
+	p->engine.timeout_ms = config->timeout_ms;
 	*out = p;
 	return 0;
 }
@@ -86,6 +88,7 @@ void progress_set_epoch(struct progress *p, struct epoch *e, const struct commit
 	snapshot_init(&p->engine, slots, incarnation);
 	newest = commit_newest(&p->engine.commit);
 	pthread_mutex_lock(&p->lock);
+	p->calls = 0;
 	if (newest >= 0) {
 		p->stats.newest = slots[newest].stamp.version;
 		p->stats.stored = true;
@@ -119,6 +122,8 @@ static void resolve(struct progress *p, const struct call *call)
 	pthread_mutex_lock(&p->lock);
 	memcpy(reason, s->reason, sizeof(reason));
 	record(p, call->version, s->committed, reason);
+	p->stats.compared += s->compared;
+	p->stats.differing += s->differs;
 	if (s->committed) {
 		p->stats.committed++;
 		p->stats.newest = call->version;
@@ -178,7 +183,7 @@ static bool drive(struct progress *p, const struct call *call)
 	struct net_backoff backoff = {0};
 	uint64_t report_ns = clock_ns() + IDLE_NS, warn_ns = clock_deadline(p->config.timeout_ms);
 
-	snapshot_start(&p->engine, call->version, call->go, call->called_ns);
+	snapshot_start(&p->engine, call->version, call->go, call->compare, call->called_ns);
 	while (!snapshot_over(&p->engine)) {
 		uint64_t now;
 		int rc = snapshot_step(&p->engine);
@@ -390,9 +395,11 @@ static int enqueue(struct progress *p, uint64_t version, void *stream, uint64_t 
 	p->next_version = version + 1;
 	free_slot = p->count == 0 && commit_can_fill(&p->engine.commit);
 	call = &p->queue[(p->first + p->count) % QUEUE];
-	*call = (struct call){version, now, false};
+	*call = (struct call){version, now, false, false};
+	p->calls++;
+	call->compare = p->config.compare_every && p->calls % p->config.compare_every == 0;
 	if (free_slot)
-		call->go = snapshot_call(&p->engine, version, stream);
+		call->go = snapshot_call(&p->engine, version, call->compare, stream);
 	p->stats.skipped += !free_slot;
 	p->stats.dropped += free_slot && !call->go;
 	p->count++;

@@ -20,6 +20,8 @@ struct progress_config {
 	struct keeper *keeper;
 	const struct log *log;
 	uint32_t timeout_ms;       /* after which a version that waits is reported */
+	uint32_t compare_every;    /* versions asked for from one comparison of replicas to
+	                              the next, 0: never */
 	void (*pin)(void *arg);    /* called first on the thread */
 	void *pin_arg;
 	/* Called on the thread when the epoch's first version is committed. */
@@ -28,7 +30,7 @@ struct progress_config {
 };
 
 struct progress_stats {
-	uint64_t committed, dropped, skipped, newest;
+	uint64_t committed, dropped, skipped, newest, compared, differing;
 	bool stored;               /* newest is valid */
 	double call_s, copy_s, protect_s;
 };

@@ -3,7 +3,6 @@
 
 #include <inttypes.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,41 +10,27 @@
 #include "error.h"
 #include "sized.h"
 
-#define BLOB_MAGIC   0x594c5446u /* "FTLY" in memory */
-#define BLOB_FORMAT  1u
-#define BLOB_ALIGN   8
-#define INDEX_NONE   UINT32_MAX
 #define SET_ROOM_MIN 16u
 #define SET_ROOM_MAX (1u << 30)
 
-struct blob_head {
-	uint32_t magic, format, count, reserved;
-	uint64_t blob_bytes, data_bytes;
+struct entry {
+	struct region region; /* without a name: removed */
+	uint32_t older;       /* position + 1 of the one of the same name before it, 0: none */
 };
-_Static_assert(sizeof(struct blob_head) == 32, "documented in docs/formats.md");
 
-/* Then shape, start, extent: ndim words each; then the name, a zero byte, and zeros
- * up to BLOB_ALIGN. */
-struct blob_entry {
-	uint64_t bytes;
-	uint32_t elem_bytes, ndim, name_bytes, reserved;
+/* Names to the newest entries called so: a hash table, open addressing. */
+struct name_index {
+	uint32_t *place; /* [mask + 1] position + 1, 0: free */
+	uint32_t mask;
 };
-_Static_assert(sizeof(struct blob_entry) == 24, "documented in docs/formats.md");
-
-#define BLOB_ENTRY_MIN (sizeof(struct blob_entry) + BLOB_ALIGN)
 
 /* Removed entries stay, without a name, until room is made: so the positions in the
  * index hold, and removal needs no memory. */
 struct region_set {
-	struct layout_entry *entry;
+	struct entry *entry;
 	uint32_t used, live, room; /* entries; room is a power of two */
 	struct name_index index;
 };
-
-static uint64_t round_up(uint64_t value, uint64_t align)
-{
-	return (value + align - 1) / align * align;
-}
 
 /* Power-of-two tables at most half full, so that every search ends. */
 static int index_init(struct name_index *index, uint32_t count)
@@ -68,26 +53,19 @@ static uint32_t index_hash(const char *name)
 	return (uint32_t)(digest ^ digest >> 32);
 }
 
-static void index_put(struct name_index *index, const char *name, uint32_t position)
+/* Where the name is in the index, else the free place where it belongs. */
+static uint32_t *index_place(const struct name_index *index, const struct entry *entry,
+                             const char *name)
 {
 	uint32_t at = index_hash(name) & index->mask;
-
-	while (index->place[at] != 0)
-		at = (at + 1) & index->mask;
-	index->place[at] = position + 1;
-}
-
-static uint32_t index_find(const struct name_index *index, const struct layout_entry *entry,
-                           const char *name)
-{
-	uint32_t at = index_hash(name) & index->mask, position;
+	const char *there;
 
 	for (; index->place[at] != 0; at = (at + 1) & index->mask) {
-		position = index->place[at] - 1;
-		if (entry[position].name && strcmp(entry[position].name, name) == 0)
-			return position;
+		there = entry[index->place[at] - 1].region.name;
+		if (there && strcmp(there, name) == 0)
+			break;
 	}
-	return INDEX_NONE;
+	return &index->place[at];
 }
 
 int region_set_new(struct region_set **out)
@@ -109,7 +87,7 @@ void region_set_free(struct region_set *set)
 	if (!set)
 		return;
 	for (i = 0; i < set->used; i++)
-		free(set->entry[i].name);
+		free(set->entry[i].region.name);
 	free(set->entry);
 	free(set->index.place);
 	free(set);
@@ -120,13 +98,34 @@ uint32_t region_set_count(const struct region_set *set)
 	return set->live;
 }
 
+const struct region *region_set_next(const struct region_set *set, uint32_t *at)
+{
+	while (*at < set->used) {
+		const struct region *r = &set->entry[(*at)++].region;
+
+		if (r->name)
+			return r;
+	}
+	return NULL;
+}
+
+/* Behind all others; there is room in entry and index. */
+static void entry_append(struct entry *entry, struct name_index *index, uint32_t position,
+                         const struct region *r)
+{
+	uint32_t *place = index_place(index, entry, r->name);
+
+	entry[position] = (struct entry){.region = *r, .older = *place};
+	*place = position + 1;
+}
+
 /* Drops the removed entries and, if that does not leave half of it free, doubles
  * the room. */
 static int set_make_room(struct region_set *set)
 {
 	uint32_t room = set->room < SET_ROOM_MIN ? SET_ROOM_MIN : set->room, i, live = 0;
 	struct name_index index = {0};
-	struct layout_entry *entry;
+	struct entry *entry;
 
 	if (set->used < set->room)
 		return FTMEM_OK;
@@ -138,11 +137,8 @@ static int set_make_room(struct region_set *set)
 		return error_set(FTMEM_ENOMEM, "no memory for more than %u regions", set->live);
 	}
 	for (i = 0; i < set->used; i++) {
-		if (!set->entry[i].name)
-			continue;
-		entry[live] = set->entry[i];
-		index_put(&index, entry[live].name, live);
-		live++;
+		if (set->entry[i].region.name)
+			entry_append(entry, &index, live++, &set->entry[i].region);
 	}
 	free(set->entry);
 	free(set->index.place);
@@ -153,45 +149,52 @@ static int set_make_room(struct region_set *set)
 	return FTMEM_OK;
 }
 
-/* What is wrong with a region's size and box, NULL if nothing. */
-static const char *entry_fault(const struct layout_entry *e)
+bool region_same_tensor(const struct region *a, const struct region *b)
 {
-	uint64_t box = e->elem_bytes, tensor = e->elem_bytes;
+	return a->box.ndim > 0 && a->box.ndim == b->box.ndim && a->elem_bytes == b->elem_bytes
+	       && memcmp(a->shape, b->shape, a->box.ndim * sizeof(a->shape[0])) == 0;
+}
+
+const char *region_fault(const struct region *r)
+{
+	uint64_t box = r->elem_bytes, tensor = r->elem_bytes;
+	const struct box *b = &r->box;
 	uint32_t d;
 
-	if (e->bytes == 0)
+	if (r->bytes == 0)
 		return "it has no bytes";
-	if (e->bytes > LAYOUT_DATA_MAX)
+	if (r->bytes > REGION_DATA_MAX)
 		return "it has more bytes than a rank can have (2^48)";
-	if (e->ndim > FTMEM_MAX_DIMS)
+	if (b->ndim > FTMEM_MAX_DIMS)
 		return "it has more than 8 dimensions";
-	if (e->ndim > 0 && e->elem_bytes == 0)
+	if (b->ndim > 0 && r->elem_bytes == 0)
 		return "it is a box, but elem_bytes is 0";
-	for (d = 0; d < e->ndim; d++) {
-		if (e->start[d] > e->shape[d] || e->extent[d] > e->shape[d] - e->start[d])
+	for (d = 0; d < b->ndim; d++) {
+		if (b->start[d] > r->shape[d] || b->extent[d] > r->shape[d] - b->start[d])
 			return "its box reaches beyond the tensor: start + extent > shape";
-		if (__builtin_mul_overflow(box, e->extent[d], &box)
-		    || __builtin_mul_overflow(tensor, e->shape[d], &tensor))
+		if (__builtin_mul_overflow(box, b->extent[d], &box)
+		    || __builtin_mul_overflow(tensor, r->shape[d], &tensor))
 			return "its tensor has more than 2^64 bytes";
 	}
-	if (e->ndim > 0 && box != e->bytes)
+	if (b->ndim > 0 && box != r->bytes)
 		return "bytes is not elem_bytes times the product of extent";
 	return NULL;
 }
 
-/* Beyond ndim all is zero, whatever the caller left there: equal regions are equal
- * bytes. */
-static void entry_fill(struct layout_entry *e, const struct ftmem_region *r)
+/* Without a name. Beyond ndim all is zero, whatever the caller left there: equal regions
+ * are equal bytes. */
+static struct region region_from(const struct ftmem_region *r)
 {
+	struct region own = {.addr = r->addr, .bytes = r->bytes, .box.ndim = r->ndim};
 	uint32_t d;
 
-	*e = (struct layout_entry){.addr = r->addr, .bytes = r->bytes, .ndim = r->ndim};
-	e->elem_bytes = r->ndim > 0 ? r->elem_bytes : 0;
+	own.elem_bytes = r->ndim > 0 ? r->elem_bytes : 0;
 	for (d = 0; d < r->ndim && d < FTMEM_MAX_DIMS; d++) {
-		e->shape[d] = r->shape[d];
-		e->start[d] = r->start[d];
-		e->extent[d] = r->extent[d];
+		own.shape[d] = r->shape[d];
+		own.box.start[d] = r->start[d];
+		own.box.extent[d] = r->extent[d];
 	}
+	return own;
 }
 
 static int region_take(const struct ftmem_region *r, struct ftmem_region *own)
@@ -218,10 +221,55 @@ static int region_take(const struct ftmem_region *r, struct ftmem_region *own)
 	return FTMEM_OK;
 }
 
+/* What is wrong with where a region is, NULL if nothing. */
+static const char *addr_fault(const struct region *r)
+{
+	if (!r->addr)
+		return "its address is NULL";
+	if ((uintptr_t)r->addr > UINTPTR_MAX - r->bytes)
+		return "it reaches beyond the address space";
+	return NULL;
+}
+
+static int error_region(const char *name, const struct region *r, const char *fault)
+{
+	return error_set(FTMEM_EINVAL, "region \"%s\" of %" PRIu64 " bytes: %s", name, r->bytes,
+	                 fault);
+}
+
+/* EINVAL: the regions that have the name already do not let r have it too. */
+static int set_check_name(const struct region_set *set, const char *name, const struct region *r)
+{
+	uint32_t at = *index_place(&set->index, set->entry, name);
+	char box[BOX_TEXT], taken[BOX_TEXT];
+	const struct region *other;
+	struct box common;
+
+	for (; at != 0; at = set->entry[at - 1].older) {
+		other = &set->entry[at - 1].region;
+		if (r->box.ndim == 0 || other->box.ndim == 0)
+			return error_region(name, r,
+			                    "there is one of this name already; only boxes of one "
+			                    "tensor may share a name");
+		if (!region_same_tensor(r, other))
+			return error_region(name, r,
+			                    "there is a box of this name already whose tensor has "
+			                    "another shape or element size");
+		if (box_intersect(&r->box, &other->box, &common))
+			return error_set(FTMEM_EINVAL,
+			                 "region \"%s\" of %" PRIu64 " bytes: its box %s overlaps "
+			                 "%s, which is registered already: a rank registers each "
+			                 "element once",
+			                 name, r->bytes, box_text(&r->box, box),
+			                 box_text(&other->box, taken));
+	}
+	return FTMEM_OK;
+}
+
 int region_set_add(struct region_set *set, const struct ftmem_region *r)
 {
 	struct ftmem_region own = {0};
-	struct layout_entry entry;
+	struct region region;
 	const char *fault;
 	size_t name_bytes;
 	int rc;
@@ -229,410 +277,41 @@ int region_set_add(struct region_set *set, const struct ftmem_region *r)
 	rc = region_take(r, &own);
 	if (rc != FTMEM_OK)
 		return rc;
-	entry_fill(&entry, &own);
-	fault = entry_fault(&entry);
-	if (!fault && !own.addr)
-		fault = "its address is NULL";
-	if (!fault && (uintptr_t)own.addr > UINTPTR_MAX - own.bytes)
-		fault = "it reaches beyond the address space";
-	if (!fault && index_find(&set->index, set->entry, own.name) != INDEX_NONE)
-		fault = "there is one of this name already; names are unique in a rank";
+	region = region_from(&own);
+	fault = region_fault(&region);
+	if (!fault)
+		fault = addr_fault(&region);
 	if (fault)
-		return error_set(FTMEM_EINVAL, "region \"%s\" of %" PRIu64 " bytes: %s", own.name,
-		                 own.bytes, fault);
-
-	rc = set_make_room(set);
+		return error_region(own.name, &region, fault);
+	rc = set_check_name(set, own.name, &region);
+	if (rc == FTMEM_OK)
+		rc = set_make_room(set);
 	if (rc != FTMEM_OK)
 		return rc;
+
 	name_bytes = strlen(own.name) + 1;
-	entry.name = malloc(name_bytes);
-	if (!entry.name)
+	region.name = malloc(name_bytes);
+	if (!region.name)
 		return error_set(FTMEM_ENOMEM, "no memory for region \"%s\"", own.name);
-	memcpy(entry.name, own.name, name_bytes);
-	set->entry[set->used] = entry;
-	index_put(&set->index, entry.name, set->used);
-	set->used++;
+	memcpy(region.name, own.name, name_bytes);
+	entry_append(set->entry, &set->index, set->used++, &region);
 	set->live++;
 	return FTMEM_OK;
 }
 
 int region_set_remove(struct region_set *set, const char *name)
 {
-	uint32_t position;
+	uint32_t at;
 
 	if (!name)
 		return error_set(FTMEM_EINVAL, "the name of the region to remove is NULL");
-	position = index_find(&set->index, set->entry, name);
-	if (position == INDEX_NONE)
+	at = *index_place(&set->index, set->entry, name);
+	if (at == 0)
 		return error_set(FTMEM_EINVAL, "region \"%.255s\" is not registered", name);
-	free(set->entry[position].name);
-	set->entry[position].name = NULL;
-	set->live--;
-	return FTMEM_OK;
-}
-
-static uint64_t blob_entry_bytes(const struct layout_entry *e)
-{
-	return sizeof(struct blob_entry) + 3 * sizeof(uint64_t) * e->ndim
-	       + round_up(strlen(e->name) + 1, BLOB_ALIGN);
-}
-
-/* NULL: ENOMEM. */
-static struct layout *layout_new(uint32_t count, uint64_t names_bytes)
-{
-	struct layout *l = calloc(1, sizeof(*l));
-
-	if (!l)
-		goto fail;
-	l->digest = DIGEST_INIT;
-	if (index_init(&l->index, count) != FTMEM_OK)
-		goto fail;
-	if (count > 0) {
-		l->entry = calloc(count, sizeof(*l->entry));
-		l->names = malloc(names_bytes + 1);
-		if (!l->entry || !l->names)
-			goto fail;
-	}
-	return l;
-fail:
-	layout_free(l);
-	error_set(FTMEM_ENOMEM, "no memory for a layout of %u regions", count);
-	return NULL;
-}
-
-void layout_free(struct layout *l)
-{
-	if (!l)
-		return;
-	free(l->entry);
-	free(l->names);
-	free(l->index.place);
-	free(l->blob);
-	free(l);
-}
-
-/* Adds a copy of an entry whose name is copied to *names; offsets come later. */
-static void layout_push(struct layout *l, const struct layout_entry *from, char **names)
-{
-	struct layout_entry *e = &l->entry[l->count];
-	size_t bytes = strlen(from->name) + 1;
-
-	*e = *from;
-	e->name = *names;
-	memcpy(e->name, from->name, bytes);
-	*names += bytes;
-	index_put(&l->index, e->name, l->count);
-	l->count++;
-}
-
-/* Offsets follow from the order, the sizes and the blob's size. */
-static bool layout_place(struct layout *l)
-{
-	uint64_t at = l->blob_bytes;
-	uint32_t i;
-
-	for (i = 0; i < l->count; i++) {
-		if (at > LAYOUT_DATA_MAX - l->entry[i].bytes)
-			return false;
-		l->entry[i].offset = at;
-		at += round_up(l->entry[i].bytes, LAYOUT_ALIGN);
-	}
-	l->data_bytes = at;
-	return at <= LAYOUT_DATA_MAX;
-}
-
-static uint8_t *blob_put(uint8_t *at, const void *from, size_t bytes)
-{
-	memcpy(at, from, bytes);
-	return at + bytes;
-}
-
-static uint8_t *blob_put_entry(uint8_t *at, const struct layout_entry *e)
-{
-	size_t name_bytes = strlen(e->name), dims = e->ndim * sizeof(uint64_t);
-	struct blob_entry head = {
-		.bytes = e->bytes,
-		.elem_bytes = e->elem_bytes,
-		.ndim = e->ndim,
-		.name_bytes = (uint32_t)name_bytes,
-	};
-
-	at = blob_put(at, &head, sizeof(head));
-	at = blob_put(at, e->shape, dims);
-	at = blob_put(at, e->start, dims);
-	at = blob_put(at, e->extent, dims);
-	memcpy(at, e->name, name_bytes);
-	return at + round_up(name_bytes + 1, BLOB_ALIGN);
-}
-
-static int layout_write(struct layout *l)
-{
-	struct blob_head head = {
-		.magic = BLOB_MAGIC,
-		.format = BLOB_FORMAT,
-		.count = l->count,
-		.blob_bytes = l->blob_bytes,
-		.data_bytes = l->data_bytes,
-	};
-	uint8_t *at;
-	uint32_t i;
-
-	l->blob = calloc(1, l->blob_bytes);
-	if (!l->blob)
-		return error_set(FTMEM_ENOMEM, "no memory for a layout of %u regions", l->count);
-	at = blob_put(l->blob, &head, sizeof(head));
-	for (i = 0; i < l->count; i++)
-		at = blob_put_entry(at, &l->entry[i]);
-	l->digest = digest_more(DIGEST_INIT, l->blob, l->blob_bytes);
-	return FTMEM_OK;
-}
-
-static int error_too_large(uint32_t count)
-{
-	return error_set(FTMEM_EINVAL,
-	                 "the %u regions have more bytes together than a rank can have (2^48)",
-	                 count);
-}
-
-int layout_freeze(const struct region_set *set, struct layout **out)
-{
-	uint64_t blob_bytes = sizeof(struct blob_head), names_bytes = 0;
-	struct layout *l;
-	char *names;
-	uint32_t i;
-	int rc = FTMEM_OK;
-
-	for (i = 0; i < set->used; i++) {
-		if (!set->entry[i].name)
-			continue;
-		blob_bytes += blob_entry_bytes(&set->entry[i]);
-		names_bytes += strlen(set->entry[i].name) + 1;
-	}
-	l = layout_new(set->live, names_bytes);
-	if (!l)
-		return FTMEM_ENOMEM;
-	names = l->names;
-	for (i = 0; i < set->used; i++) {
-		if (set->entry[i].name)
-			layout_push(l, &set->entry[i], &names);
-	}
-	if (l->count > 0) {
-		l->blob_bytes = round_up(blob_bytes, LAYOUT_ALIGN);
-		rc = layout_place(l) ? layout_write(l) : error_too_large(l->count);
-	}
-	if (rc != FTMEM_OK) {
-		layout_free(l);
-		return rc;
-	}
-	*out = l;
-	return FTMEM_OK;
-}
-
-/* What of the blob has not been read yet. */
-struct blob_reader {
-	const uint8_t *at;
-	uint64_t left;
-};
-
-static bool blob_get(struct blob_reader *r, void *to, size_t bytes)
-{
-	if (bytes > r->left)
-		return false;
-	memcpy(to, r->at, bytes);
-	r->at += bytes;
-	r->left -= bytes;
-	return true;
-}
-
-static bool all_zero(const uint8_t *at, uint64_t bytes)
-{
-	while (bytes > 0 && at[bytes - 1] == 0)
-		bytes--;
-	return bytes == 0;
-}
-
-/* What is wrong with the next entry, NULL if nothing. */
-static const char *blob_get_entry(struct blob_reader *r, struct layout *l, char **names)
-{
-	char name[FTMEM_REGION_NAME_MAX + 1 + BLOB_ALIGN];
-	struct layout_entry entry = {0};
-	struct blob_entry head;
-	const char *fault;
-	size_t dims, padded;
-
-	if (!blob_get(r, &head, sizeof(head)))
-		return "it is cut off";
-	if (head.ndim > FTMEM_MAX_DIMS || head.reserved != 0 || head.name_bytes == 0
-	    || head.name_bytes > FTMEM_REGION_NAME_MAX)
-		return "its fields are out of range";
-	dims = head.ndim * sizeof(uint64_t);
-	padded = round_up(head.name_bytes + 1, BLOB_ALIGN);
-	if (!blob_get(r, entry.shape, dims) || !blob_get(r, entry.start, dims)
-	    || !blob_get(r, entry.extent, dims) || !blob_get(r, name, padded))
-		return "it is cut off";
-	if (memchr(name, '\0', head.name_bytes)
-	    || !all_zero((const uint8_t *)name + head.name_bytes, padded - head.name_bytes))
-		return "its name is damaged";
-	if (index_find(&l->index, l->entry, name) != INDEX_NONE)
-		return "its name is there twice";
-
-	entry.bytes = head.bytes;
-	entry.elem_bytes = head.elem_bytes;
-	entry.ndim = head.ndim;
-	if (head.ndim == 0 && head.elem_bytes != 0)
-		return "its fields are out of range";
-	fault = entry_fault(&entry);
-	if (fault)
-		return fault;
-	entry.name = name;
-	layout_push(l, &entry, names);
-	return NULL;
-}
-
-/* What is wrong with the head, NULL if nothing. */
-static const char *blob_head_fault(const struct blob_head *head, uint64_t bytes)
-{
-	if (head->magic != BLOB_MAGIC)
-		return "it does not begin as one";
-	if (head->format != BLOB_FORMAT)
-		return "it is of another format version than this libftmem writes";
-	if (head->blob_bytes > bytes || head->blob_bytes > SIZE_MAX
-	    || head->blob_bytes < sizeof(*head) || head->blob_bytes % LAYOUT_ALIGN != 0
-	    || head->reserved != 0)
-		return "its fields are out of range";
-	if (head->count == 0 || head->count > SET_ROOM_MAX
-	    || head->count > (head->blob_bytes - sizeof(*head)) / BLOB_ENTRY_MIN)
-		return "it has no room for as many regions as it says";
-	return NULL;
-}
-
-/* Reads the entries behind the head; what is wrong with them, NULL if nothing. */
-static const char *blob_get_entries(struct blob_reader *r, struct layout *l,
-                                    const struct blob_head *head)
-{
-	char *names = l->names;
-	const char *fault;
-
-	while (l->count < head->count) {
-		fault = blob_get_entry(r, l, &names);
-		if (fault)
-			return fault;
-	}
-	if (r->left >= LAYOUT_ALIGN || !all_zero(r->at, r->left))
-		return "there is something behind its last region";
-	if (!layout_place(l) || l->data_bytes != head->data_bytes)
-		return "its regions do not add up to the size it says";
-	return NULL;
-}
-
-static int layout_read(struct blob_reader *r, uint64_t bytes, struct layout **out)
-{
-	struct blob_head head = {0};
-	const uint8_t *blob = r->at;
-	const char *fault = "it is cut off";
-	struct layout *l;
-
-	if (blob_get(r, &head, sizeof(head)))
-		fault = blob_head_fault(&head, bytes);
-	if (fault)
-		return error_set(FTMEM_ECORRUPT, "stored layout: %s", fault);
-	/* Names are part of the blob: together they are shorter. */
-	l = layout_new(head.count, head.blob_bytes);
-	if (!l)
-		return FTMEM_ENOMEM;
-	l->blob_bytes = head.blob_bytes;
-	r->left = head.blob_bytes - sizeof(head);
-	fault = blob_get_entries(r, l, &head);
-	if (fault) {
-		error_set(FTMEM_ECORRUPT, "stored layout, behind %u of %u regions: %s", l->count,
-		          head.count, fault);
-		layout_free(l);
-		return FTMEM_ECORRUPT;
-	}
-	l->digest = digest_more(DIGEST_INIT, blob, head.blob_bytes);
-	*out = l;
-	return FTMEM_OK;
-}
-
-int layout_parse(const uint8_t *blob, uint64_t bytes, struct layout **out)
-{
-	struct blob_reader r = {blob, bytes};
-	struct layout *l;
-
-	if (bytes > 0)
-		return layout_read(&r, bytes, out);
-	l = layout_new(0, 0);
-	if (!l)
-		return FTMEM_ENOMEM;
-	*out = l;
-	return FTMEM_OK;
-}
-
-const struct layout_entry *layout_find(const struct layout *l, const char *name)
-{
-	uint32_t position = index_find(&l->index, l->entry, name);
-
-	return position == INDEX_NONE ? NULL : &l->entry[position];
-}
-
-static void list_write(char *text, size_t bytes, const uint64_t *value, uint32_t count)
-{
-	size_t at = 0;
-	uint32_t d;
-
-	text[0] = '\0';
-	for (d = 0; d < count && at < bytes; d++)
-		at += (size_t)snprintf(text + at, bytes - at, "%s%" PRIu64, d > 0 ? "," : "",
-		                       value[d]);
-}
-
-/* What an entry holds, for messages: "4096 bytes" or with its box. */
-static void entry_describe(const struct layout_entry *e, char *text, size_t bytes)
-{
-	char shape[96], start[96], extent[96];
-
-	if (e->ndim == 0) {
-		snprintf(text, bytes, "%" PRIu64 " private bytes", e->bytes);
-		return;
-	}
-	list_write(shape, sizeof(shape), e->shape, e->ndim);
-	list_write(start, sizeof(start), e->start, e->ndim);
-	list_write(extent, sizeof(extent), e->extent, e->ndim);
-	snprintf(text, bytes, "box [%s] at [%s] of tensor [%s] with %u-byte elements", extent,
-	         start, shape, e->elem_bytes);
-}
-
-static bool entry_same(const struct layout_entry *a, const struct layout_entry *b)
-{
-	size_t dims = a->ndim * sizeof(uint64_t);
-
-	return a->bytes == b->bytes && a->elem_bytes == b->elem_bytes && a->ndim == b->ndim
-	       && memcmp(a->shape, b->shape, dims) == 0 && memcmp(a->start, b->start, dims) == 0
-	       && memcmp(a->extent, b->extent, dims) == 0;
-}
-
-int layout_covers(const struct layout *stored, const struct layout *want)
-{
-	const struct layout_entry *have, *e;
-	char held[384], asked[384];
-	uint32_t i;
-
-	for (i = 0; i < want->count; i++) {
-		e = &want->entry[i];
-		have = layout_find(stored, e->name);
-		if (!have)
-			return error_set(
-				FTMEM_ELAYOUT,
-				"region \"%s\" is not among the %u stored regions: register "
-				"the regions that were snapshotted, or forget the job",
-				e->name, stored->count);
-		if (entry_same(have, e))
-			continue;
-		entry_describe(have, held, sizeof(held));
-		entry_describe(e, asked, sizeof(asked));
-		return error_set(FTMEM_ELAYOUT,
-		                 "region \"%s\" was stored as %s but is registered as %s", e->name,
-		                 held, asked);
+	for (; at != 0; at = set->entry[at - 1].older) {
+		free(set->entry[at - 1].region.name);
+		set->entry[at - 1].region.name = NULL;
+		set->live--;
 	}
 	return FTMEM_OK;
 }

@@ -201,7 +201,6 @@ void rescue_free(struct rescue *r)
 		return;
 	for (uint32_t i = 0; i < r->members; i++)
 		temporary_free(r, &r->member[i]);
-	temporary_free(r, &r->received);
 	free(r->member);
 	free(r->source);
 	free(r->agent);
@@ -379,10 +378,9 @@ static bool goes_to_own_arena(const struct rescue *r, const struct rescue_member
 	return r->in_place && m->rank == r->ft->net->rank;
 }
 
-/* Where what is rebuilt or received goes, and what memory it needs beside the arena. */
+/* What memory is needed beside the arenas for what is rebuilt. */
 static int plan_room(struct rescue *r, uint64_t *need)
 {
-	uint32_t me = r->ft->net->rank;
 	int rc = 0;
 
 	for (uint32_t i = 0; rc == 0 && i < r->members; i++) {
@@ -392,10 +390,6 @@ static int plan_room(struct rescue *r, uint64_t *need)
 			continue;
 		rc = shape_temporary(r, m->rank, m);
 		*need += written_bytes(r, &m->shape);
-	}
-	if (rc == 0 && !r->in_place && !rescue_find(r, me)) {
-		rc = shape_temporary(r, me, &r->received);
-		*need += written_bytes(r, &r->received.shape);
 	}
 	return rc;
 }
@@ -416,8 +410,6 @@ static int take_room(struct rescue *r)
 			rc = take_temporary(r, m);
 		}
 	}
-	if (rc == 0 && r->received.rails)
-		rc = take_temporary(r, &r->received);
 	return rc;
 }
 
@@ -428,7 +420,7 @@ static int make_room(struct rescue *r)
 	int rc = session_agree(r->ft, plan_room(r, &need), "rebuilding");
 
 	if (rc == 0)
-		rc = room_check(r->ft, need, "the slots to rebuild and move");
+		rc = room_check(r->ft, need, "the slots to rebuild");
 	return rc == 0 ? session_agree(r->ft, take_room(r), "rebuilding") : rc;
 }
 

@@ -3,7 +3,7 @@
  * Makes a chosen version whole: verifies what its holders have and rebuilds the slots
  * of the ranks that lost theirs. Each rank of the job that stored it (the old ranks)
  * has an agent among the present ranks: who attached its arena or, if it is lost, the
- * rank of the same number.
+ * rank of the same number (modulo the number of ranks).
  */
 #ifndef FTMEM_RESCUE_H
 #define FTMEM_RESCUE_H
@@ -38,9 +38,6 @@ struct rescue {
 	uint32_t block_bytes;
 	struct rescue_member *member; /* for which this rank acts */
 	uint32_t members;
-	/* Not in place, where another rank acts for the own number: memory for what that
-	 * one sends; see move.h. */
-	struct rescue_member received;
 	struct rescue_bad *bad;    /* of all ranks */
 	uint32_t bad_count;
 };
@@ -59,9 +56,8 @@ void rescue_free(struct rescue *r); /* accepts NULL */
 int rescue_verify(struct rescue *r, bool *possible);
 
 /* Rebuilds; afterwards member[].slot holds the data of each old rank acted for. In
- * place, rebuilt slots have their parity too and are FILLING; else received has its
- * memory, and the job must have as many ranks as the old one. ECORRUPT as well. ENOMEM
- * on all ranks, with nothing written, if a node has no room for what is to be held
+ * place, rebuilt slots have their parity too and are FILLING. ECORRUPT as well. ENOMEM on
+ * all ranks, with nothing written, if a node has no room for what is to be held
  * beside the arenas. */
 int rescue_rebuild(struct rescue *r, struct rebuild_report *report);
 

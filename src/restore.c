@@ -3,10 +3,11 @@
  * ftmem_restore(): gather, choose, verify, rebuild, fill the regions, make whole.
  *
  * In place, the version belongs to the epoch that is sealed: lost slots are rebuilt
- * in it with their parity, and the version is committed again. Otherwise (ranks on
- * other nodes, other groups, other regions) the data moves into the regions and a
- * snapshot of them is committed under the same version in the new epoch. Until that
- * commit nothing is erased, so a failure on the way leaves what was there.
+ * in it with their parity, and the version is committed again. Otherwise (other ranks,
+ * nodes, groups or regions) a snapshot of the regions is committed under the same
+ * version in the new epoch. Until that commit nothing is erased, so a failure on the way
+ * leaves what was there. In both cases the regions are filled from wherever their parts
+ * are stored (move.h).
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -164,25 +165,6 @@ static int choose(struct ftmem *ft, const struct gather *g, struct rescue **out)
 
 /* --- in place --- */
 
-static int fill_from_own(struct rescue *r)
-{
-	struct ftmem *ft = r->ft;
-	struct rescue_member *m = rescue_find(r, ft->net->rank);
-	struct copy_job job = {
-		.plan = ft->epoch->plan,
-		.data = m->slot->data,
-		.sums = epoch_own_sums(ft->epoch, m->slot),
-		.landed = ft->epoch->landed,
-	};
-	int rc;
-
-	if (m->lost)
-		slot_set_prepared(m->slot, r->choice.stamp);
-	rc = ft->copy_ops->restore(ft->copy, &job);
-	memset((void *)ft->epoch->landed, COPY_PENDING, ft->epoch->plan->blocks);
-	return rc;
-}
-
 /* All are prepared: the version is committed on the new membership, the rest goes. */
 static void commit_again(struct rescue *r)
 {
@@ -203,10 +185,14 @@ static void commit_again(struct rescue *r)
 		         error_msg());
 }
 
-static int finish_in_place(struct rescue *r)
+static int finish_in_place(struct rescue *r, struct move_report *moved)
 {
-	int rc = session_agree(r->ft, fill_from_own(r), "filling the regions");
+	struct rescue_member *m = rescue_find(r, r->ft->net->rank);
+	int rc;
 
+	if (m->lost)
+		slot_set_prepared(m->slot, r->choice.stamp);
+	rc = move_restore(r, moved);
 	if (rc == 0)
 		commit_again(r);
 	return rc;
@@ -267,21 +253,19 @@ static int protect_again(struct rescue *r)
 static int restore(struct ftmem *ft, struct rescue *r, uint64_t *version)
 {
 	struct rebuild_report report = {0};
+	struct move_report moved = {0};
 	uint64_t begin;
-	int rc = 0;
+	int rc;
 
 	report_found(r);
 	begin = clock_ns();
-	if (!r->in_place)
-		rc = move_check(r);
-	if (rc == 0)
-		rc = rescue_rebuild(r, &report);
+	rc = rescue_rebuild(r, &report);
 	if (rc == 0)
 		report_rebuilt(r, &report, (double)(clock_ns() - begin) * 1e-9);
 	if (rc == 0 && r->in_place) {
-		rc = finish_in_place(r);
+		rc = finish_in_place(r, &moved);
 	} else if (rc == 0) {
-		rc = move_restore(r);
+		rc = move_restore(r, &moved);
 		if (rc == 0)
 			rc = protect_again(r);
 	}
@@ -295,6 +279,8 @@ static int restore(struct ftmem *ft, struct rescue *r, uint64_t *version)
 		ft->figures.rebuild_s = (double)(clock_ns() - begin) * 1e-9;
 		ft->figures.repaired_blocks += report.repaired_blocks;
 		ft->figures.lost_members = lost;
+		ft->figures.moved_bytes = moved.moved_bytes;
+		ft->figures.move_s = moved.seconds;
 		pthread_mutex_unlock(&ft->lock);
 	}
 	return rc;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * ftmem_seal(): freezes the layout and takes the memory for it.
+ * ftmem_seal(): freezes the layout, agrees on who stores which share of what several ranks
+ * hold, and takes the memory for it.
  *
  * If every arena of the newest epoch that the SMPs hold lies on the node of its rank
  * and was sealed with the same geometry, the ranks join that epoch: their arenas are
@@ -17,10 +18,13 @@
 #include "error.h"
 #include "room.h"
 #include "session.h"
+#include "share.h"
 
 struct seal {
 	struct ftmem *ft;
 	struct layout *layout;
+	struct share_cell *cell;
+	uint32_t cells;
 	struct rail *rails;
 	uint32_t rails_count;
 	uint64_t geometry;
@@ -75,6 +79,15 @@ static uint64_t geometry_share(const struct seal *s)
 	return digest;
 }
 
+static int share_out(struct seal *s)
+{
+	struct ftmem *ft = s->ft;
+	const struct map *map = ft->map;
+	uint32_t group = map->node[map->node_of_rank[ft->net->rank]].group;
+
+	return share_settle(ft->net, ft->opts.timeout_ms, group, s->layout, &s->cell, &s->cells);
+}
+
 static int freeze(struct seal *s)
 {
 	struct ftmem *ft = s->ft;
@@ -85,6 +98,8 @@ static int freeze(struct seal *s)
 		rc = error_set(FTMEM_ENOMEM, "no memory for the sizes of %" PRIu32 " ranks",
 		               ft->net->size);
 	rc = session_agree(ft, rc, "freezing the layout");
+	if (rc == 0)
+		rc = session_agree(ft, share_out(s), "dividing replicas into shares");
 	if (rc == 0)
 		rc = net_allgather(ft->net, &s->layout->data_bytes, sizeof(uint64_t), data_bytes,
 		                   session_deadline(ft), "gathering sizes");
@@ -330,6 +345,7 @@ static void enter(struct seal *s, struct epoch *e)
 	ft->epoch = e;
 	pthread_mutex_lock(&ft->lock);
 	ft->figures.data_bytes = e->layout->data_bytes;
+	ft->figures.region_bytes = e->layout->region_bytes;
 	ft->figures.held_bytes = e->arena->bytes;
 	ft->figures.staging_bytes = epoch_staging_bytes(e);
 	ft->figures.window = e->window;
@@ -347,6 +363,7 @@ static void seal_deinit(struct seal *s)
 		log_line(&s->ft->opts.log, FTMEM_LOG_WARN, "%s", error_msg());
 	arena_free(s->arena);
 	layout_free(s->layout);
+	free(s->cell);
 	free(s->rails);
 }
 
@@ -357,8 +374,10 @@ static int seal(struct seal *s)
 		.net = ft->net,
 		.window = ft->opts.window,
 		.max_bandwidth = ft->opts.max_bandwidth,
+		.compare = ft->opts.compare_every > 0,
 		.log = &ft->opts.log,
 	};
+	struct epoch_parts parts;
 	struct epoch *e = NULL;
 	int rc = session_agree(ft, keeper_ensure(&ft->keeper), "reaching the SMP");
 
@@ -370,9 +389,11 @@ static int seal(struct seal *s)
 		rc = settle_memory(s);
 	if (rc < 0)
 		return rc;
-	rc = epoch_new(&config, s->layout, s->arena, &e);
+	parts = (struct epoch_parts){s->layout, s->cell, s->cells, s->arena};
 	s->layout = NULL;
+	s->cell = NULL;
 	s->arena = NULL;
+	rc = epoch_new(&config, &parts, &e);
 	rc = session_agree(ft, rc, "preparing the exchange");
 	if (rc < 0) {
 		epoch_free(e, ft->net->lingering);

@@ -118,7 +118,8 @@ void session_enter(struct ftmem *ft, const struct commit_slot slots[2], uint64_t
 struct hello {
 	struct map_rank place;
 	uint64_t job, boot;      /* digests */
-	uint32_t parity, group_nodes, block_bytes, format;
+	uint32_t parity, group_nodes, block_bytes, compare_every, format;
+	uint32_t reserved;
 };
 
 static uint64_t boot_digest(void)
@@ -142,6 +143,7 @@ static int check_same(const struct hello *mine, const struct hello *other, uint3
 		{"parity", mine->parity, other->parity},
 		{"group_nodes", mine->group_nodes, other->group_nodes},
 		{"block_bytes", mine->block_bytes, other->block_bytes},
+		{"compare_every", mine->compare_every, other->compare_every},
 		{"library format", mine->format, other->format},
 	};
 
@@ -180,6 +182,7 @@ static int meet(struct ftmem *ft)
 		.parity = ft->opts.parity,
 		.group_nodes = ft->opts.group_nodes,
 		.block_bytes = ft->opts.block_bytes,
+		.compare_every = ft->opts.compare_every,
 		.format = ARENA_FORMAT,
 	};
 	struct hello *all = calloc(ft->net->size, sizeof(*all));
@@ -242,6 +245,7 @@ static int open_local(struct ftmem *ft)
 		.keeper = &ft->keeper,
 		.log = &ft->opts.log,
 		.timeout_ms = ft->opts.timeout_ms,
+		.compare_every = ft->opts.compare_every,
 		.pin = pin_thread,
 		.retire = on_retire,
 		.retire_arg = ft,

@@ -19,11 +19,12 @@
 
 /* For ftmem_stats(), which any thread may call. */
 struct session_figures {
-	uint64_t data_bytes, held_bytes, staging_bytes; /* of the sealed epoch */
+	uint64_t data_bytes, region_bytes, held_bytes, staging_bytes; /* of the sealed epoch */
 	uint32_t window;                                /* the same; 0: none yet */
 	uint64_t repaired_blocks;
 	uint32_t lost_members;
-	double rebuild_s, restore_s;                    /* of the last restore */
+	uint64_t moved_bytes;                           /* by the last restore */
+	double rebuild_s, restore_s, move_s;            /* of the last restore */
 };
 
 struct ftmem {

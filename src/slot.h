@@ -31,7 +31,7 @@
 #include "rail.h"
 
 #define ARENA_MAGIC UINT64_C(0x414d454d54464c31) /* "1LFTMEMA" in memory */
-#define ARENA_FORMAT 1u
+#define ARENA_FORMAT 2u
 #define ARENA_PAGE 4096u
 #define ARENA_RAILS_MAX 256
 

@@ -37,7 +37,7 @@ static int step_commit(struct snapshot *s, enum commit_event event, struct commi
 	return 0;
 }
 
-bool snapshot_call(struct snapshot *s, uint64_t version, void *stream)
+bool snapshot_call(struct snapshot *s, uint64_t version, bool compare, void *stream)
 {
 	struct commit_out out;
 	struct slot *slot;
@@ -53,6 +53,8 @@ bool snapshot_call(struct snapshot *s, uint64_t version, void *stream)
 		.sums = epoch_own_sums(s->epoch, slot),
 		.landed = s->epoch->landed,
 	};
+	if (compare && s->epoch->compare)
+		compare_attach(s->epoch->compare, &s->job);
 	if (s->copy_ops->begin(s->copy, &s->job, stream) == 0)
 		return true;
 	snprintf(s->reason, sizeof(s->reason), "%.255s", error_msg());
@@ -60,7 +62,8 @@ bool snapshot_call(struct snapshot *s, uint64_t version, void *stream)
 	return false;
 }
 
-void snapshot_start(struct snapshot *s, uint64_t version, bool go, uint64_t called_ns)
+void snapshot_start(struct snapshot *s, uint64_t version, bool go, bool compare,
+                    uint64_t called_ns)
 {
 	const struct epoch *e = s->epoch;
 	bool called = s->version == version;
@@ -70,7 +73,8 @@ void snapshot_start(struct snapshot *s, uint64_t version, bool go, uint64_t call
 	s->go = go;
 	s->called_ns = called_ns;
 	s->copied_ns = 0;
-	s->committed = s->retire = s->cancelled = false;
+	s->committed = s->retire = s->cancelled = s->compared = s->differs = false;
+	s->compare = compare && e->compare;
 	s->phase = SNAPSHOT_FILLING;
 	if (!go && !called)
 		snprintf(s->reason, sizeof(s->reason),
@@ -85,41 +89,53 @@ void snapshot_start(struct snapshot *s, uint64_t version, bool go, uint64_t call
 
 /* --- filling --- */
 
-static void begin_vote(struct snapshot *s, bool prepared)
+static void note_reason(struct snapshot *s)
 {
+	if (s->reason[0])
+		return;
+	if (s->filled == COMMIT_FAILED)
+		snprintf(s->reason, sizeof(s->reason), "a copy or a block of its group failed");
+	if (s->filled == COMMIT_DISSENT)
+		snprintf(s->reason, sizeof(s->reason), "another rank of its group skipped it");
+}
+
+static int begin_vote(struct snapshot *s)
+{
+	struct commit_out out;
+	bool prepared = s->go && step_commit(s, s->filled, &out) == 0 &&
+	                s->filled == COMMIT_FILLED;
+
 	s->words[0] = prepared;
 	s->words[1] = s->version;
 	s->words[2] = ~s->version;
 	s->phase = SNAPSHOT_VOTING;
+	return s->net->ops->allreduce(s->net, s->words, 3, NET_MIN, &s->vote);
 }
 
-/* All rails are through and the copy rests: prepared or not. */
+/* All rails are through and the copy rests. */
 static int conclude(struct snapshot *s)
 {
 	const struct epoch *e = s->epoch;
-	enum commit_event event = COMMIT_FILLED;
-	bool prepared = false;
-	struct commit_out out;
+	bool good;
 
+	s->filled = COMMIT_FILLED;
 	for (uint32_t i = 0; i < e->arena->shape.rails; i++) {
 		enum stripe_state state = stripe_state(e->stripe[i]);
 
-		if (state == STRIPE_FAILED && event != COMMIT_DISSENT)
-			event = COMMIT_FAILED;
+		if (state == STRIPE_FAILED && s->filled != COMMIT_DISSENT)
+			s->filled = COMMIT_FAILED;
 		if (state == STRIPE_DISSENTED)
-			event = COMMIT_DISSENT;
+			s->filled = COMMIT_DISSENT;
 	}
-	if (s->go) {
-		if (event == COMMIT_FAILED && !s->reason[0])
-			snprintf(s->reason, sizeof(s->reason),
-			         "a copy or a block of its group failed");
-		if (event == COMMIT_DISSENT && !s->reason[0])
-			snprintf(s->reason, sizeof(s->reason),
-			         "another rank of its group skipped it");
-		prepared = step_commit(s, event, &out) == 0 && event == COMMIT_FILLED;
-	}
-	begin_vote(s, prepared);
-	return s->net->ops->allreduce(s->net, s->words, 3, NET_MIN, &s->vote);
+	if (s->go)
+		note_reason(s);
+	if (!s->compare)
+		return begin_vote(s);
+	good = s->go && s->filled == COMMIT_FILLED;
+	s->words[0] = good;
+	s->words[1] = good ? compare_word(e->compare) : 0;
+	s->phase = SNAPSHOT_COMPARING;
+	return s->net->ops->allreduce(s->net, s->words, 2, NET_SUM, &s->vote);
 }
 
 static int step_filling(struct snapshot *s)
@@ -145,6 +161,28 @@ static int step_filling(struct snapshot *s)
 	if (running || !copied)
 		return progress;
 	rc = conclude(s);
+	return rc < 0 ? rc : 1;
+}
+
+/* --- comparing --- */
+
+/* All ranks find the same: that all compared, and whether all are equal. */
+static int step_comparing(struct snapshot *s)
+{
+	int rc = net_test(s->net, &s->vote);
+
+	if (rc < 0 || s->vote.active)
+		return rc;
+	s->compared = s->words[0] == s->net->size;
+	s->differs = s->compared && s->words[1] != 0;
+	if (s->differs) {
+		rc = compare_name(s->epoch->compare, s->net, s->timeout_ms, s->version, s->log,
+		                  s->reason, sizeof(s->reason));
+		if (rc < 0)
+			return rc;
+		s->filled = COMMIT_FAILED;
+	}
+	rc = begin_vote(s);
 	return rc < 0 ? rc : 1;
 }
 
@@ -180,6 +218,8 @@ int snapshot_step(struct snapshot *s)
 	switch (s->phase) {
 	case SNAPSHOT_FILLING:
 		return step_filling(s);
+	case SNAPSHOT_COMPARING:
+		return step_comparing(s);
 	case SNAPSHOT_VOTING:
 		return step_voting(s);
 	default:
@@ -202,7 +242,7 @@ void snapshot_describe(const struct snapshot *s, char *text, size_t bytes)
 			rank = stripe_waits_for(s->epoch->stripe[i]);
 	if (s->phase == SNAPSHOT_IDLE)
 		snprintf(text, bytes, "nothing");
-	else if (s->phase == SNAPSHOT_VOTING)
+	else if (s->phase == SNAPSHOT_VOTING || s->phase == SNAPSHOT_COMPARING)
 		snprintf(text, bytes, "version %" PRIu64 ", for the votes of all ranks",
 		         s->version);
 	else if (rank >= 0)

@@ -3,6 +3,9 @@
  * The life of one version on one rank: copied, exchanged, prepared, voted on,
  * committed or dropped. Carries out what commit.h decides. Driven by polling.
  *
+ * If replicas are compared (compare.h), that is before the version is prepared, and one
+ * whose replicas differ never is.
+ *
  * snapshot_call() is made by the trainer's thread while the engine is idle, all
  * else by the progress thread; progress.c hands the engine from one to the other
  * under its lock.
@@ -13,7 +16,7 @@
 #include "commit.h"
 #include "epoch.h"
 
-enum snapshot_phase { SNAPSHOT_IDLE, SNAPSHOT_FILLING, SNAPSHOT_VOTING };
+enum snapshot_phase { SNAPSHOT_IDLE, SNAPSHOT_FILLING, SNAPSHOT_COMPARING, SNAPSHOT_VOTING };
 
 struct snapshot {
 	struct net *net;
@@ -21,16 +24,21 @@ struct snapshot {
 	struct copy *copy;
 	struct epoch *epoch;
 	const struct log *log;
+	uint32_t timeout_ms;     /* of naming what differs */
 	struct commit commit;
 
 	enum snapshot_phase phase;
 	uint64_t version;
 	bool go, cancelled;
 	struct copy_job job;
-	struct net_req vote;
-	uint64_t words[3];       /* all-reduce: prepared, version, its complement */
+	enum commit_event filled; /* how filling ended */
+	struct net_req vote;      /* also of the comparison */
+	uint64_t words[3];        /* all-reduce: prepared, version, its complement;
+	                             comparing: ranks that compared, sum of their words */
 	uint64_t called_ns, copied_ns, over_ns;
-	bool committed, retire;  /* of the version that is over */
+	bool compare;            /* replicas of the version under way */
+	bool compared, differs;  /* of the version that is over */
+	bool committed, retire;  /* the same */
 	char reason[256];        /* why it was dropped here, "" if elsewhere */
 };
 
@@ -38,11 +46,12 @@ void snapshot_init(struct snapshot *s, const struct commit_slot slots[2], uint64
 
 /* Begins to fill the spare slot; only if commit_can_fill(). False: the copy could
  * not begin (reason is set); the version must still be started, as a skip. */
-bool snapshot_call(struct snapshot *s, uint64_t version, void *stream);
+bool snapshot_call(struct snapshot *s, uint64_t version, bool compare, void *stream);
 
 /* Starts the exchange and vote of a version; go as snapshot_call() said, false if it
- * was not called. */
-void snapshot_start(struct snapshot *s, uint64_t version, bool go, uint64_t called_ns);
+ * was not called. compare: whether all ranks compare their replicas of it. */
+void snapshot_start(struct snapshot *s, uint64_t version, bool go, bool compare,
+                    uint64_t called_ns);
 /* Does what can be done now: 1 if there was something, 0, or ENET: the network is
  * of no more use. */
 int snapshot_step(struct snapshot *s);

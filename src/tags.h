@@ -18,8 +18,10 @@ enum tag_kind {
 	TAG_KINDS
 };
 
-/* Data of a rank that now runs on another node than its arena. */
-#define TAG_MOVE 1u
+/* What is stored, on its way into regions. */
+#define TAG_TRANSFER 1u
+/* Records on their way to the owner of a name, and back. */
+#define TAG_ROUTE 2u
 
 #define TAG_RAILS 16u
 static inline uint32_t tag_rail(uint32_t rail_id, enum tag_kind kind)

@@ -36,15 +36,24 @@ net_mpi               : clock error net
 rail                  :
 tags                  : rail
 map                   : ftmem error name rail
-region                : ftmem error sized checksum
+box                   : ftmem
+bytes                 : error
+tensor                : box bytes error checksum
+overlap               : box error
+region                : ftmem error sized checksum box
+layout                : error checksum overlap region
 slot                  : ftmem clock error checksum rail map
 arena                 : error checksum memory name slot
 # pure protocol
 commit                : error slot
 recover               : map slot commit
+# whose share is what, and where what is asked for lies
+route                 : error bytes checksum
+match                 : error checksum tensor overlap
+plan                  : error tensor overlap
 # devices
-copy                  : error log rail region
-copy_host             : clock error checksum thread copy
+copy                  : box error log rail layout
+copy_host             : clock error checksum thread copy box
 cuda/copy_cuda_stub   : copy
 # what trainer and snapshot-management process say to each other
 smp/wire              : ftmem error slot
@@ -61,23 +70,29 @@ smp/main              : error opts smp/path smp/spawn smp/server
 smp/cli               : error opts smp/client
 smp/cli_site          : error smp/cli
 smp/cli_show          : error smp/cli
+smp/cli_layout        : checksum error layout smp/cli
 smp/cli_verify        : error smp/cli
 smp/cli_drop          : clock error smp/cli
+# all ranks
+courier               : clock error net route tags
+share                 : clock error layout match net courier
+compare               : clock error checksum log copy net share courier
+transfer              : clock error checksum net tags copy
 # within a group
 stripe                : clock error log limiter checksum ec/codec net tags slot copy
 rebuild               : clock error log checksum ec/codec net tags slot
 # the life of a version
-epoch                 : clock error limiter net slot copy stripe
+epoch                 : clock error limiter net slot copy stripe compare
 snapshot              : clock error commit epoch
 keeper                : clock error slot smp/client
 progress              : clock error thread keeper snapshot
 # the life of a job
 session               : clock error checksum opts topo map keeper epoch progress
 room                  : error memory session
-seal                  : clock error checksum session room
+seal                  : clock error checksum share session room
 gather                : error recover session
 rescue                : error rebuild room gather
-move                  : clock error tags rescue
+move                  : clock error layout plan courier transfer rescue
 restore               : clock error move
 api                   : clock error session
 """
@@ -92,12 +107,21 @@ FOREIGN = {
 }
 # Pure functions: no clock, thread or I/O, and the step functions no allocation either.
 IMPURE = {"pthread.h", "time.h", "unistd.h", "threads.h", "fcntl.h", "semaphore.h"}
-PURE = {"rail": IMPURE, "map": IMPURE,
+PURE = {"rail": IMPURE, "map": IMPURE, "box": IMPURE, "tensor": IMPURE, "overlap": IMPURE,
+        "route": IMPURE, "match": IMPURE, "plan": IMPURE,
         "commit": IMPURE | {"stdlib.h"}, "recover": IMPURE | {"stdlib.h"}}
 
 # Files of a module that is more than one pair; NAME_impl.h is what they share.
-PARTS = {"stripe_impl": "stripe", "stripe_move": "stripe", "stripe_seal": "stripe",
-         "rebuild_impl": "rebuild", "rebuild_unit": "rebuild"}
+PARTS = {"layout_impl": "layout", "layout_parse": "layout",
+         "stripe_impl": "stripe", "stripe_move": "stripe", "stripe_seal": "stripe",
+         "match_impl": "match", "match_cells": "match", "match_deal": "match",
+         "match_read": "match",
+         "plan_impl": "plan", "plan_read": "plan",
+         "route_impl": "route", "route_back": "route",
+         "rebuild_impl": "rebuild", "rebuild_unit": "rebuild",
+         "transfer_impl": "transfer", "transfer_stream": "transfer",
+         "smp/cli_layout_impl": "smp/cli_layout", "smp/cli_layout_view": "smp/cli_layout",
+         "smp/cli_layout_text": "smp/cli_layout", "smp/cli_layout_json": "smp/cli_layout"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
 

@@ -51,7 +51,8 @@ void args_usage(void)
 {
 	printf("usage: mpirun -n RANKS train_gpt [options]\n\n"
 	       "Trains a small transformer on a text. Its state is kept by libftmem: kill it,\n"
-	       "run the same command again, and it goes on where it was.\n\n");
+	       "run the same command again, and it goes on where it was, with the same number\n"
+	       "of ranks or another.\n\n");
 	for (size_t i = 0; i < ROWS; i++) {
 		bool flag = rows[i].kind == SET || rows[i].kind == CLEAR;
 

@@ -32,27 +32,47 @@ int guard_open(struct guard *g, const struct args *args, int rank)
 		return FTMEM_OK;
 	opts.job = args->job;
 	opts.parity = (uint32_t)args->parity;
+	opts.private_rule = FTMEM_PRIVATE_DROP; /* with another number of ranks */
 	if (args->quiet)
 		opts.log_level = FTMEM_LOG_WARN;
 	result = ftmem_open(&opts, &g->ft);
 	return result < 0 ? report(g, "cannot protect the training", result) : FTMEM_OK;
 }
 
-int guard_region(struct guard *g, const char *name, void *addr, size_t bytes)
+static int region_add(struct guard *g, const struct ftmem_region *region)
+{
+	int result = g->ft ? ftmem_region_add(g->ft, region) : FTMEM_OK;
+
+	if (result < 0)
+		fprintf(stderr, "train_gpt: rank %d: %s\n", g->rank, ftmem_errmsg());
+	return result;
+}
+
+int guard_tensor(struct guard *g, const struct guard_box *box)
 {
 	struct ftmem_region region = FTMEM_REGION_INIT;
-	int result;
 
-	if (!g->ft)
-		return FTMEM_OK;
+	region.name = box->name;
+	region.addr = box->addr;
+	region.bytes = (uint64_t)box->count * box->columns * box->elem_bytes;
+	region.elem_bytes = (uint32_t)box->elem_bytes;
+	region.ndim = box->columns > 1 ? 2 : 1;
+	region.shape[0] = box->rows;
+	region.shape[1] = box->columns;
+	region.start[0] = box->first;
+	region.extent[0] = box->count;
+	region.extent[1] = box->columns;
+	return region_add(g, &region);
+}
+
+int guard_private(struct guard *g, const char *name, void *addr, size_t bytes)
+{
+	struct ftmem_region region = FTMEM_REGION_INIT;
+
 	region.name = name;
 	region.addr = addr;
 	region.bytes = bytes;
-	result = ftmem_region_add(g->ft, &region);
-	if (result < 0)
-		fprintf(stderr, "train_gpt: rank %d: region %s: %s\n", g->rank, name,
-		        ftmem_errmsg());
-	return result;
+	return region_add(g, &region);
 }
 
 int guard_restore(struct guard *g, uint64_t *version)

@@ -19,8 +19,18 @@ struct guard {
 
 /* Collective. Results are libftmem's; errors are printed by rank 0. */
 int guard_open(struct guard *g, const struct args *args, int rank);
-/* Local; an error is printed by any rank. */
-int guard_region(struct guard *g, const char *name, void *addr, size_t bytes);
+/* Rows of a tensor that all ranks have in common, of rows x columns numbers; with one
+ * column it is a vector. Those that several ranks register are equal on all. */
+struct guard_box {
+	const char *name;
+	void *addr;
+	size_t elem_bytes, rows, columns;
+	size_t first, count; /* the rows at addr */
+};
+/* Local; errors are printed by any rank. */
+int guard_tensor(struct guard *g, const struct guard_box *box);
+/* What is of this rank alone. */
+int guard_private(struct guard *g, const char *name, void *addr, size_t bytes);
 /* Collective. Seals the regions and fills them with what is stored. */
 int guard_restore(struct guard *g, uint64_t *version);
 /* Both never stop the training: what fails is counted, and printed the first time. */

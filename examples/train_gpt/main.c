@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Trains a small transformer, data-parallel over MPI, protected by libftmem. Kill
- * it, or whole nodes of it, at any time: the same command goes on where it was, and
- * ends with the same bits as if nothing had happened.
+ * it, or whole nodes of it, at any time: the same command goes on where it was, on as
+ * many ranks as there are then, and ends with the same bits as if nothing had happened.
  *
  * Exit status: 0 trained, 1 failed, 2 bad arguments, 3 too many nodes lost.
  */
@@ -25,6 +25,7 @@
 struct arrival {
 	char before[TRAIN_NODE_MAX], now[TRAIN_NODE_MAX];
 	double restore_s, rebuild_s;
+	uint64_t moved; /* bytes, to this rank */
 	uint32_t lost;
 	int pid;
 };
@@ -41,14 +42,38 @@ static void node_name(char out[TRAIN_NODE_MAX])
 		gethostname(out, TRAIN_NODE_MAX - 1);
 }
 
+/* All ranks have the same parameters: each registers them whole, and stores a share. */
+static int params_add(struct guard *g, struct trainer *t)
+{
+	uint32_t tensors;
+	const struct model_tensor *tensor = model_tensors(t->model, &tensors);
+
+	for (uint32_t i = 0; i < tensors; i++) {
+		const struct model_tensor *p = &tensor[i];
+		char name[40];
+
+		snprintf(name, sizeof(name), "params.%s", p->name);
+		if (guard_tensor(g, &(struct guard_box){name, t->params + p->offset, sizeof(real),
+		                                        p->rows, p->columns, 0, p->rows}))
+			return -1;
+	}
+	return 0;
+}
+
+/* Each rank has its shard of a vector as long as all parameters. */
+static int moment_add(struct guard *g, struct trainer *t, const char *name, real *shard)
+{
+	return guard_tensor(g, &(struct guard_box){name, shard, sizeof(real), t->parameters, 1,
+	                                           t->first, t->count});
+}
+
 static int regions_add(struct guard *g, struct trainer *t)
 {
-	size_t shard = t->count * sizeof(real);
-
-	if (guard_region(g, "params", t->params + t->first, shard) ||
-	    guard_region(g, "moment1", t->moment1, shard) ||
-	    guard_region(g, "moment2", t->moment2, shard) ||
-	    guard_region(g, "state", &t->state, sizeof(t->state)))
+	if (params_add(g, t) || moment_add(g, t, "moment1", t->moment1) ||
+	    moment_add(g, t, "moment2", t->moment2) ||
+	    guard_tensor(g, &(struct guard_box){"state", &t->state, 1, sizeof(t->state), 1, 0,
+	                                        sizeof(t->state)}) ||
+	    guard_private(g, "node", t->node, sizeof(t->node)))
 		return -1;
 	return 0;
 }
@@ -64,20 +89,25 @@ static void arrivals_print(const struct arrival *a, int ranks)
 	}
 }
 
-static void restored_print(const struct arrival *a, int ranks, uint64_t version)
+static void restored_print(const struct arrival *a, int ranks, uint64_t old, uint64_t version)
 {
 	double restore_s = 0, rebuild_s = 0;
 	bool lost = false;
+	uint64_t moved = 0;
 
 	for (int r = 0; r < ranks; r++) {
 		restore_s = a[r].restore_s > restore_s ? a[r].restore_s : restore_s;
 		rebuild_s = a[r].rebuild_s > rebuild_s ? a[r].rebuild_s : rebuild_s;
 		lost = lost || a[r].lost;
+		moved += a[r].moved;
 	}
-	printf("restored version %" PRIu64 " in %.1f ms", version, 1e3 * restore_s);
+	printf("restored version %" PRIu64, version);
+	if (old != (uint64_t)ranks)
+		printf(" of %" PRIu64 " ranks on %d", old, ranks);
+	printf(" in %.1f ms", 1e3 * restore_s);
 	if (lost)
 		printf(", %.1f ms of it to rebuild", 1e3 * rebuild_s);
-	printf("\n");
+	printf("; %.1f MB moved between ranks\n", 1e-6 * (double)moved);
 }
 
 /* Collective: who is where, and what the restore did; version NULL if nothing was
@@ -89,12 +119,13 @@ static void arrivals_report(struct trainer *t, struct guard *g, const uint64_t *
 
 	guard_stats(g, &stats);
 	memset(&mine, 0, sizeof(mine));
-	memcpy(mine.before, t->state.node, TRAIN_NODE_MAX);
+	memcpy(mine.before, t->node, TRAIN_NODE_MAX);
 	mine.before[TRAIN_NODE_MAX - 1] = 0;
 	node_name(mine.now);
-	memcpy(t->state.node, mine.now, TRAIN_NODE_MAX);
+	memcpy(t->node, mine.now, TRAIN_NODE_MAX);
 	mine.restore_s = stats.restore_s;
 	mine.rebuild_s = stats.rebuild_s;
+	mine.moved = stats.moved_bytes;
 	mine.lost = stats.lost_members;
 	mine.pid = (int)getpid();
 	if (t->rank == 0)
@@ -105,7 +136,7 @@ static void arrivals_report(struct trainer *t, struct guard *g, const uint64_t *
 	if (all && !t->args->quiet) {
 		arrivals_print(all, t->ranks);
 		if (version)
-			restored_print(all, t->ranks, *version);
+			restored_print(all, t->ranks, t->state.ranks, *version);
 		fflush(stdout);
 	}
 	free(all);
@@ -135,12 +166,9 @@ static int resume(struct trainer *t, struct guard *g)
 	result = guard_restore(g, &version);
 	if (result < 0)
 		return result;
-	if (result == FTMEM_OK) {
-		trainer_gather(t);
-		if (t->rank == 0 && t->args->seed != t->state.rng.seed)
-			fprintf(stderr, "train_gpt: --seed is ignored: this training began with %"
-			        PRIu64 "\n", t->state.rng.seed);
-	}
+	if (result == FTMEM_OK && t->rank == 0 && t->args->seed != t->state.rng.seed)
+		fprintf(stderr, "train_gpt: --seed is ignored: this training began with %" PRIu64
+		        "\n", t->state.rng.seed);
 	arrivals_report(t, g, result == FTMEM_OK ? &version : NULL);
 	return FTMEM_OK;
 }

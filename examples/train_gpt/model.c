@@ -45,8 +45,8 @@ struct model {
 	real *scratch;
 };
 
-static void tensor_add(struct model *m, const char *name, int layer, size_t count,
-                       double init, double spread)
+static void tensor_add(struct model *m, const char *name, int layer, size_t rows,
+                       size_t columns, double init, double spread)
 {
 	struct model_tensor *t = &m->tensor[m->tensors++];
 
@@ -54,12 +54,14 @@ static void tensor_add(struct model *m, const char *name, int layer, size_t coun
 		snprintf(t->name, sizeof(t->name), "%s", name);
 	else
 		snprintf(t->name, sizeof(t->name), "%d.%s", layer, name);
+	t->rows = rows;
+	t->columns = columns;
 	t->offset = m->parameters;
-	t->count = count;
+	t->count = rows * columns;
 	t->init = init;
 	t->spread = spread;
 	t->decays = spread > 0;
-	m->parameters += count;
+	m->parameters += t->count;
 }
 
 static int tensors_new(struct model *m)
@@ -71,24 +73,24 @@ static int tensors_new(struct model *m)
 	m->tensor = calloc(EDGES + (size_t)g->layers * PARTS, sizeof(*m->tensor));
 	if (!m->tensor)
 		return -1;
-	tensor_add(m, "embed", -1, MODEL_VOCAB * c, 0, spread);
-	tensor_add(m, "position", -1, g->context * c, 0, spread);
-	tensor_add(m, "final.gain", -1, c, 1, 0);
-	tensor_add(m, "final.bias", -1, c, 0, 0);
-	tensor_add(m, "head", -1, c * MODEL_VOCAB, 0, spread);
+	tensor_add(m, "embed", -1, MODEL_VOCAB, c, 0, spread);
+	tensor_add(m, "position", -1, g->context, c, 0, spread);
+	tensor_add(m, "final.gain", -1, c, 1, 1, 0);
+	tensor_add(m, "final.bias", -1, c, 1, 0, 0);
+	tensor_add(m, "head", -1, c, MODEL_VOCAB, 0, spread);
 	for (int l = 0; l < (int)g->layers; l++) {
-		tensor_add(m, "ln1.gain", l, c, 1, 0);
-		tensor_add(m, "ln1.bias", l, c, 0, 0);
-		tensor_add(m, "qkv", l, c * 3 * c, 0, spread);
-		tensor_add(m, "qkv.bias", l, 3 * c, 0, 0);
-		tensor_add(m, "proj", l, c * c, 0, deep);
-		tensor_add(m, "proj.bias", l, c, 0, 0);
-		tensor_add(m, "ln2.gain", l, c, 1, 0);
-		tensor_add(m, "ln2.bias", l, c, 0, 0);
-		tensor_add(m, "up", l, c * 4 * c, 0, spread);
-		tensor_add(m, "up.bias", l, 4 * c, 0, 0);
-		tensor_add(m, "down", l, 4 * c * c, 0, deep);
-		tensor_add(m, "down.bias", l, c, 0, 0);
+		tensor_add(m, "ln1.gain", l, c, 1, 1, 0);
+		tensor_add(m, "ln1.bias", l, c, 1, 0, 0);
+		tensor_add(m, "qkv", l, c, 3 * c, 0, spread);
+		tensor_add(m, "qkv.bias", l, 3 * c, 1, 0, 0);
+		tensor_add(m, "proj", l, c, c, 0, deep);
+		tensor_add(m, "proj.bias", l, c, 1, 0, 0);
+		tensor_add(m, "ln2.gain", l, c, 1, 1, 0);
+		tensor_add(m, "ln2.bias", l, c, 1, 0, 0);
+		tensor_add(m, "up", l, c, 4 * c, 0, spread);
+		tensor_add(m, "up.bias", l, 4 * c, 1, 0, 0);
+		tensor_add(m, "down", l, 4 * c, c, 0, deep);
+		tensor_add(m, "down.bias", l, c, 1, 0, 0);
 	}
 	return 0;
 }

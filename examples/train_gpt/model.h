@@ -23,6 +23,7 @@ struct model_config {
 /* A named part of the parameter vector. */
 struct model_tensor {
 	char name[24];
+	size_t rows, columns; /* a vector has one column */
 	size_t offset, count;
 	double init;   /* all numbers, or */
 	double spread; /* standard deviation at random, if not 0 */

@@ -240,7 +240,8 @@ double trainer_gradient(struct trainer *t)
 	return losses_mean(t);
 }
 
-void trainer_gather(struct trainer *t)
+/* Gives all ranks the parameters of all shards. */
+static void params_gather(struct trainer *t)
 {
 	MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, t->params, table(t, SHARD),
 	               table(t, SHARD_AT), MPI_FLOAT, MPI_COMM_WORLD);
@@ -257,9 +258,10 @@ void trainer_update(struct trainer *t, double loss)
 
 	adamw_step(&adamw, t->model, s->step + 1, t->first, t->count, t->params + t->first,
 	           t->moment1, t->moment2, t->grads);
-	trainer_gather(t);
+	params_gather(t);
 	s->loss = s->step ? SMOOTH * s->loss + (1 - SMOOTH) * loss : loss;
 	s->rng.counter += t->args->batch;
+	s->ranks = (uint64_t)t->ranks;
 	s->step++;
 }
 

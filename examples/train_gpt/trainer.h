@@ -19,12 +19,12 @@
 
 #define TRAIN_NODE_MAX 64
 
-/* What a restart needs besides parameters and moments. */
+/* What a restart needs besides parameters and moments; the same on all ranks. */
 struct train_state {
-	uint64_t step;             /* done */
-	struct rng rng;            /* counter: the place in the stream of sequences */
-	double loss;               /* running mean */
-	char node[TRAIN_NODE_MAX]; /* where this rank ran, to tell a move */
+	uint64_t step;  /* done */
+	uint64_t ranks; /* that did the last one */
+	struct rng rng; /* counter: the place in the stream of sequences */
+	double loss;    /* running mean */
 };
 
 struct trainer {
@@ -37,6 +37,7 @@ struct trainer {
 	real *params;                    /* all */
 	real *moment1, *moment2;         /* of the shard */
 	struct train_state state;
+	char node[TRAIN_NODE_MAX];       /* where this rank ran, to tell a move */
 	const real *grads;               /* of the shard, after trainer_gradient() */
 	struct tree leaves, owned;
 	real *outbox, *inbox;
@@ -52,8 +53,6 @@ void trainer_free(struct trainer *t); /* accepts NULL */
 double trainer_gradient(struct trainer *t);
 /* Collective: the optimizer's step. */
 void trainer_update(struct trainer *t, double loss);
-/* Collective: all parameters from the shards, after a restore. */
-void trainer_gather(struct trainer *t);
 /* Collective: the state into a file that does not tell the number of ranks. Rank 0
  * writes and prints what fails; all ranks get the result. */
 int trainer_dump(struct trainer *t, const char *path);

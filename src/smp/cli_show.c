@@ -109,23 +109,6 @@ static void json_report(const struct report *r)
 	printf("]");
 }
 
-/* Of text from anywhere. */
-static void json_string(const char *text)
-{
-	putchar('"');
-	for (; *text; text++) {
-		unsigned char c = (unsigned char)*text;
-
-		if (c == '"' || c == '\\')
-			printf("\\%c", c);
-		else if (c < 0x20 || c > 0x7e)
-			printf("\\u%04x", c);
-		else
-			putchar(c);
-	}
-	putchar('"');
-}
-
 static int ask(const struct cli *cli, struct report *r)
 {
 	struct smp_client *client = NULL;
@@ -152,7 +135,7 @@ static int show_site(const struct cli *cli, const struct cli_site *site, bool fi
 		       site->node);
 		if (rc) {
 			printf("\"error\":");
-			json_string(error_msg());
+			cli_json_text(error_msg());
 		} else {
 			json_report(&r);
 		}

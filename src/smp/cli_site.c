@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "error.h"
 #include "smp/cli.h"
@@ -79,6 +80,27 @@ int cli_connect(const struct cli *cli, const struct cli_site *site, struct smp_c
 	return smp_connect(&config, out);
 }
 
+/* An arena that was handed out but never written begins with zeros. */
+static bool unwritten(int fd)
+{
+	uint64_t magic = 1;
+
+	return pread(fd, &magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) && !magic;
+}
+
+int cli_attach(struct smp_client *client, const struct smp_entry *e, struct arena **out)
+{
+	int fd = -1, rc = smp_attach(client, e->epoch, e->rank, false, &fd);
+
+	*out = NULL;
+	if (rc)
+		return rc;
+	if (!unwritten(fd))
+		return arena_attach(fd, false, out);
+	close(fd);
+	return 0;
+}
+
 int cli_fail(const struct cli_site *site)
 {
 	if (site)
@@ -138,4 +160,20 @@ const char *cli_state(enum slot_state state)
 	case SLOT_COMMITTED: return "committed";
 	}
 	return "damaged";
+}
+
+void cli_json_text(const char *text)
+{
+	putchar('"');
+	for (; *text; text++) {
+		unsigned char c = (unsigned char)*text;
+
+		if (c == '"' || c == '\\')
+			printf("\\%c", c);
+		else if (c < 0x20 || c > 0x7e)
+			printf("\\u%04x", c);
+		else
+			putchar(c);
+	}
+	putchar('"');
 }

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "error.h"
 #include "smp/cli.h"
@@ -80,29 +79,17 @@ static void print_finding(const struct smp_entry *e, int i, const struct finding
 		printf("    %s\n", f->naming.text[n]);
 }
 
-/* An arena that was handed out but never written begins with zeros. */
-static bool unwritten(int fd)
-{
-	uint64_t magic = 1;
-
-	return pread(fd, &magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) && !magic;
-}
-
 static int verify_entry(struct smp_client *client, const struct smp_entry *e, struct tally *tally)
 {
 	struct arena *arena = NULL;
 	struct finding f;
-	int rc, fd = -1;
+	int rc = cli_attach(client, e, &arena);
 
-	rc = smp_attach(client, e->epoch, e->rank, false, &fd);
-	if (!rc && unwritten(fd)) {
+	if (!rc && !arena) {
 		printf("  rank %" PRIu32 ", epoch %" PRIu64 ": not written yet\n", e->rank,
 		       e->epoch);
-		close(fd);
 		return 0;
 	}
-	if (!rc)
-		rc = arena_attach(fd, false, &arena);
 	if (rc == FTMEM_ECORRUPT) {
 		printf("  rank %" PRIu32 ", epoch %" PRIu64 ": DAMAGED: %s\n", e->rank, e->epoch,
 		       error_msg());

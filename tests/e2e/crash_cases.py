@@ -121,6 +121,7 @@ def selected():
     yield Case("exchange-fails", (Act(fault("exchange", "fail", 1, 3)),), SMALL)
     yield Case("retire-fails", (Act("retire:1:1:fail", "ok"),), SMALL)
     yield Case("touch-fails", (Act("touch:1:1:fail", "failed"),), SMALL)
+    yield after_kill_job("match-kill-rank", Act("match:1:2:kill-rank"))
     yield after_kill_job("attach-fails", Act("attach:1:1:fail", "failed"))
     yield Case("exchange-stop", (Act(fault("exchange", "stop", 1, 3),
                                      options=("--timeout-ms", 1500)),), SMALL)
@@ -144,6 +145,8 @@ def selected():
     yield recovery_case("before-recommit", "kill-node", rank=0, **LARGE_2)
 
     yield move_case("move", "kill-node")
+    yield move_case("plan", "kill-rank")
+    yield move_case("fill", "kill-node")
     yield move_case("move-send", "kill-rank")
     yield move_case("reexchange", "kill-node")
     yield move_case("recommit", "kill-job")
@@ -224,8 +227,8 @@ def matrix():
             yield recovery_case(point, "kill-node", rank, nodes=LARGE, parity=2)
     for point in BY_LOST:
         yield recovery_case(point, "kill-node", 1, **LARGE_2)
-    moves = ("create", "move", "move-send", "reexchange", "before-reprepare", "reprepare", "revote",
-             "before-recommit", "recommit", "retire")
+    moves = ("match", "create", "plan", "move", "fill", "move-send", "recopy", "reexchange",
+             "before-reprepare", "reprepare", "revote", "before-recommit", "recommit", "retire")
     for point, what in itertools.product(moves, kills[:3]):
         yield move_case(point, what)
     for point, what, rank in itertools.product(SNAPSHOT, kills[:3], (0, 1)):

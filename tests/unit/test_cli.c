@@ -54,6 +54,10 @@ static void misuse_is_explained(void **state)
 	assert_int_equal(FTMEM("drop"), 2);
 	assert_int_equal(FTMEM("verify", "a/b"), 2);
 	assert_int_equal(FTMEM("status", "a", "b"), 2);
+	assert_int_equal(FTMEM("layout"), 2);
+	assert_int_equal(FTMEM("layout", "a", "b", "c"), 2);
+	assert_int_equal(FTMEM("status", "a", "--lose", "b"), 2);
+	assert_non_null(strstr(out, "--lose does not go with this command"));
 	assert_int_equal(FTMEM("status", "--force"), 2);
 	assert_int_equal(FTMEM("drop", "a", "--json"), 2);
 	assert_int_equal(FTMEM("--nonsense"), 2);

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Links with --wrap of checksum (a gate: a thread that comes there has a block in
- * its hands), pthread_cond_timedwait (time that passes when the test says so) and
- * pthread_create (threads that do not start).
+ * Links with --wrap of checksum (a thread that comes to the gate there has a block or a
+ * check in its hands), pthread_cond_timedwait (time that passes when the test says so)
+ * and pthread_create (threads that do not start).
  */
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -17,13 +16,8 @@
 #include <cmocka.h>
 
 #include "alloc_fail.h"
-#include "checksum.h"
-#include "clock.h"
-#include "copy.h"
+#include "copy_bench.h"
 #include "error.h"
-#include "test_layout.h"
-
-#define MINUTE 60000
 
 uint32_t __real_checksum(const void *data, size_t bytes);
 uint32_t __wrap_checksum(const void *data, size_t bytes);
@@ -36,43 +30,13 @@ int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
                           void *arg);
 
-/* The gate: closed, every thread that comes posts arrived and waits. */
-static pthread_mutex_t gate_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t gate_opened = PTHREAD_COND_INITIALIZER;
-static sem_t gate_arrived;
-static bool gate_closed;
-
-static void gate_set(bool closed)
-{
-	pthread_mutex_lock(&gate_lock);
-	gate_closed = closed;
-	pthread_cond_broadcast(&gate_opened);
-	pthread_mutex_unlock(&gate_lock);
-}
-
-/* Until one more thread has come to the gate. */
-static void gate_await(void)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += 20;
-	assert_int_equal(sem_timedwait(&gate_arrived, &until), 0);
-}
-
-static void gate_pass(void)
-{
-	pthread_mutex_lock(&gate_lock);
-	if (gate_closed)
-		sem_post(&gate_arrived);
-	while (gate_closed)
-		pthread_cond_wait(&gate_opened, &gate_lock);
-	pthread_mutex_unlock(&gate_lock);
-}
+/* If set, only who comes with these bytes stops at the gate. */
+static const void *_Atomic gate_for;
 
 uint32_t __wrap_checksum(const void *data, size_t bytes)
 {
-	gate_pass();
+	if (!atomic_load(&gate_for) || atomic_load(&gate_for) == data)
+		gate_pass();
 	return __real_checksum(data, bytes);
 }
 
@@ -102,107 +66,14 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
 	return __real_pthread_create(thread, attr, fn, arg);
 }
 
-/* A layout, its plan, a slot to copy it to, and a backend. */
-struct bench {
-	struct test_layout t;
-	struct rail rail;
-	struct copy_plan *plan;
-	struct copy_job job;
-	uint8_t *image; /* what the slot must hold */
-	const struct copy_ops *ops;
-	struct copy *copy;
-};
-
-static void bench_init(struct bench *b, uint32_t threads, uint64_t random)
-{
-	static const uint64_t bytes[] = {1, 63, 64, 100000, 65, 4095, (1 << 20) + 1, 7, 4096, 9};
-	struct copy_config config = {.threads = threads};
-
-	memset(b, 0, sizeof(*b));
-	test_layout_init(&b->t, bytes, 10, random % 2, &random);
-	b->rail = test_layout_rail(&b->t, 4, 1, 8192);
-	assert_int_equal(copy_plan_new(&b->t.layout, &b->rail, 1, &b->plan), 0);
-	assert_true(b->plan->blocks > 100);
-	b->image = test_layout_image(&b->t);
-	b->job.plan = b->plan;
-	b->job.data = calloc(1, b->t.layout.data_bytes);
-	b->job.sums = calloc(b->plan->blocks, sizeof(*b->job.sums));
-	b->job.landed = calloc(b->plan->blocks, 1);
-	assert_non_null(b->job.data);
-	assert_non_null(b->job.sums);
-	assert_non_null(b->job.landed);
-	b->ops = copy_host();
-	assert_int_equal(b->ops->open(&config, &b->copy), 0);
-}
-
-static void bench_deinit(struct bench *b)
-{
-	b->ops->close(b->copy);
-	copy_plan_free(b->plan);
-	test_layout_deinit(&b->t);
-	free(b->image);
-	free(b->job.data);
-	free(b->job.sums);
-	free((void *)b->job.landed);
-}
-
-static void flags_clear(struct bench *b)
-{
-	for (uint32_t i = 0; i < b->plan->blocks; i++)
-		atomic_store(&b->job.landed[i], COPY_PENDING);
-}
-
-static void bench_begin(struct bench *b)
-{
-	flags_clear(b);
-	assert_int_equal(b->ops->begin(b->copy, &b->job, NULL), 0);
-}
-
-static int bench_fence(struct bench *b)
-{
-	return b->ops->fence(b->copy, NULL, clock_deadline(MINUTE));
-}
-
-static unsigned landed_of(const struct bench *b, uint32_t index)
-{
-	return atomic_load_explicit(&b->job.landed[index], memory_order_acquire);
-}
-
-static void assert_block_is_right(const struct bench *b, uint32_t index)
-{
-	const struct copy_block *block = &b->plan->block[index];
-
-	assert_memory_equal(b->job.data + block->offset, b->image + block->offset, block->bytes);
-	assert_int_equal(b->job.sums[block->sum],
-	                 __real_checksum(b->image + block->offset, block->bytes));
-}
-
-/* Blocks landed; each of them is right, each other has failed. */
-static uint32_t assert_resolved(const struct bench *b)
-{
-	uint32_t landed = 0;
-
-	assert_true(b->ops->done(b->copy));
-	for (uint32_t i = 0; i < b->plan->blocks; i++) {
-		if (landed_of(b, i) != COPY_LANDED) {
-			assert_int_equal(landed_of(b, i), COPY_FAILED);
-			continue;
-		}
-		assert_block_is_right(b, i);
-		landed++;
-	}
-	return landed;
-}
-
 static int gate_reset(void **state)
 {
 	(void)state;
-	gate_set(false);
+	gate_clear();
+	atomic_store(&gate_for, NULL);
 	atomic_store(&expire_waits, 0);
 	atomic_store(&then_open, false);
 	threads_until_refusal = 0;
-	while (sem_trywait(&gate_arrived) == 0)
-		continue;
 	return 0;
 }
 
@@ -300,6 +171,13 @@ static void all_threads_take_part(void **state)
 
 static void one_job_at_a_time(void **state)
 {
+	const uint8_t source[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+	uint8_t to[8] = {0};
+	const struct copy_put put = {.to = to,
+	                             .to_view = box_view_flat(8),
+	                             .source = source,
+	                             .source_view = box_view_flat(8),
+	                             .bytes = 8};
 	struct bench b;
 
 	(void)state;
@@ -307,10 +185,13 @@ static void one_job_at_a_time(void **state)
 	gate_set(true);
 	bench_begin(&b);
 	assert_int_equal(b.ops->begin(b.copy, &b.job, NULL), FTMEM_EINVAL);
-	assert_int_equal(b.ops->restore(b.copy, &b.job), FTMEM_EINVAL);
+	assert_int_equal(b.ops->put(b.copy, &put, 1), FTMEM_EINVAL);
+	assert_int_equal(to[0], 0);
 	gate_set(false);
 	assert_int_equal(bench_fence(&b), 0);
 	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	assert_int_equal(b.ops->put(b.copy, &put, 1), 0);
+	assert_memory_equal(to, source, 8);
 	bench_deinit(&b);
 }
 
@@ -327,7 +208,7 @@ static void nothing_to_copy_is_done_at_once(void **state)
 	assert_int_equal(b.ops->begin(b.copy, &job, NULL), 0);
 	assert_true(b.ops->done(b.copy));
 	assert_int_equal(b.ops->fence(b.copy, NULL, 0), 0);
-	assert_int_equal(b.ops->restore(b.copy, &job), 0);
+	assert_int_equal(b.ops->put(b.copy, NULL, 0), 0);
 	bench_deinit(&b);
 }
 
@@ -390,12 +271,6 @@ static void a_stuck_thread_does_not_hang_the_fence(void **state)
 	assert_int_equal(bench_fence(&b), 0);
 	assert_int_equal(assert_resolved(&b), 0);
 	bench_deinit(&b);
-}
-
-static void wait_at_gate(void *arg)
-{
-	(void)arg;
-	gate_pass();
 }
 
 /* The threads have not come to their first wait yet. */
@@ -467,86 +342,114 @@ static void any_thread_may_fence(void **state)
 	bench_deinit(&b);
 }
 
-static void restores_what_was_copied(void **state)
+/* --- checks --- */
+
+static void checks_alone_are_a_job(void **state)
 {
-	static const uint32_t threads[] = {1, 4};
+	struct copy_plan empty = {0};
+	uint64_t random = test_random_seed(__func__);
 
 	(void)state;
-	for (unsigned i = 0; i < 2; i++) {
+	for (uint64_t round = 0; round < 30; round++) {
+		uint32_t threads = 1 + test_random_below(&random, 4);
 		struct bench b;
-		uint8_t *again;
 
-		bench_init(&b, threads[i], 50);
-		bench_begin(&b);
+		bench_init(&b, threads, test_random(&random) | 1);
+		flags_clear(&b);
+		b.job.plan = &empty;
+		assert_int_equal(b.ops->begin(b.copy, &b.job, NULL), 0);
 		assert_int_equal(bench_fence(&b), 0);
-		memset(b.t.memory, 0, b.t.memory_bytes);
-		assert_int_equal(b.ops->restore(b.copy, &b.job), 0);
-		again = test_layout_image(&b.t);
-		assert_memory_equal(again, b.image, b.t.layout.data_bytes);
-		free(again);
+		assert_true(b.ops->done(b.copy));
+		assert_checks_are_right(&b);
 		bench_deinit(&b);
 	}
 }
 
-/* The blob may have been damaged on purpose: its checksum counts, its bytes stay. */
-static void restore_does_not_write_the_blob(void **state)
+/* One check, of the whole of a region that is contiguous: it comes to the gate. */
+static void check_one_region(struct bench *b)
 {
+	const struct region *r = &b->t.layout.region[3];
+
+	b->job.checks = 1;
+	b->check[0] = (struct copy_check){r->addr, box_view_flat(r->bytes), 0, r->bytes};
+	b->want_sum[0] = __real_checksum(r->addr, r->bytes);
+	atomic_store(&gate_for, (const void *)r->addr);
+	gate_set(true);
+}
+
+static void a_fence_waits_for_the_checks(void **state)
+{
+	struct copy_plan empty = {0};
 	struct bench b;
 
 	(void)state;
-	bench_init(&b, 2, 51);
-	bench_begin(&b);
+	bench_init(&b, 2, 50);
+	b.job.plan = &empty;
+	check_one_region(&b);
+	assert_int_equal(b.ops->begin(b.copy, &b.job, NULL), 0);
+	gate_await();
+	assert_false(b.ops->done(b.copy));
+	atomic_store(&then_open, true); /* by the fence's wait */
 	assert_int_equal(bench_fence(&b), 0);
-	memset(b.t.layout.blob, 0x77, b.t.layout.blob_bytes);
-	assert_int_equal(b.ops->restore(b.copy, &b.job), 0);
-	for (uint64_t i = 0; i < b.t.layout.blob_bytes; i++)
-		assert_int_equal(b.t.layout.blob[i], 0x77);
+	assert_false(atomic_load(&then_open));
+	assert_true(b.ops->done(b.copy));
+	assert_checks_are_right(&b);
 	bench_deinit(&b);
 }
 
-/* A byte of a region that comes from the block: unchanged, whatever the others. */
-static void assert_block_not_written(const struct bench *b, uint32_t index, uint8_t paint)
+/* One thread: it has taken all blocks when it comes to the check. */
+static void begin_up_to_the_check(struct bench *b)
 {
-	const struct copy_block *block = &b->plan->block[index];
+	uint32_t last = b->plan->blocks - 1;
 
-	for (uint32_t p = block->first; p < block->first + block->count; p++)
-		for (uint32_t i = 0; i < b->plan->piece[p].bytes; i++)
-			if (b->plan->piece[p].addr != b->t.layout.blob)
-				assert_int_equal(b->plan->piece[p].addr[i], paint);
+	check_one_region(b);
+	bench_begin(b);
+	gate_await();
+	for (uint32_t i = 0; i < last; i++)
+		assert_int_equal(landed_of(b, i), COPY_LANDED);
+	assert_int_equal(landed_of(b, last), COPY_PENDING);
+	assert_false(b->ops->done(b->copy));
 }
 
-static void restore_writes_no_byte_of_a_damaged_block(void **state)
+static void the_last_block_lands_after_the_checks(void **state)
 {
-	uint64_t random = test_random_seed(__func__);
 	struct bench b;
-	char name[64];
 
 	(void)state;
-	bench_init(&b, 2, 52);
-	bench_begin(&b);
+	bench_init(&b, 1, 52);
+	begin_up_to_the_check(&b);
+	gate_set(false);
 	assert_int_equal(bench_fence(&b), 0);
-	for (int round = 0; round < 100; round++) {
-		uint32_t index = test_random_below(&random, b.plan->blocks);
-		const struct copy_block *block = &b.plan->block[index];
-		uint8_t *byte;
+	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	bench_deinit(&b);
+}
 
-		if (block->bytes == 0)
-			continue;
-		byte = b.job.data + block->offset + test_random_below(&random, block->bytes);
-		*byte ^= (uint8_t)(1u << test_random_below(&random, 8));
-		memset(b.t.memory, 0x3e, b.t.memory_bytes);
-		assert_int_equal(b.ops->restore(b.copy, &b.job), FTMEM_ECORRUPT);
-		snprintf(name, sizeof(name), "block %u of %u", index, b.plan->blocks);
-		assert_non_null(strstr(error_msg(), name));
-		assert_block_not_written(&b, index, 0x3e);
-		assert_true(b.ops->done(b.copy));
-		*byte = b.image[byte - b.job.data];
+/* Nobody would know else that the sums are of no use. */
+static void a_cancelled_check_fails_the_last_block(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	for (int way = 0; way < 2; way++) {
+		bench_init(&b, 1, 54);
+		begin_up_to_the_check(&b);
+		if (way == 0) {
+			b.ops->cancel(b.copy);
+			gate_set(false);
+			assert_int_equal(bench_fence(&b), 0);
+		} else {
+			atomic_store(&expire_waits, 1);
+			atomic_store(&then_open, true);
+			assert_int_equal(bench_fence(&b), FTMEM_ETIMEOUT);
+		}
+		assert_int_equal(assert_resolved(&b), b.plan->blocks - 1);
+		assert_int_equal(landed_of(&b, b.plan->blocks - 1), COPY_FAILED);
+		atomic_store(&gate_for, NULL);
+		bench_begin(&b);
+		assert_int_equal(bench_fence(&b), 0);
+		assert_int_equal(assert_resolved(&b), b.plan->blocks);
+		bench_deinit(&b);
 	}
-	b.job.sums[b.plan->block[0].sum] ^= 1;
-	assert_int_equal(b.ops->restore(b.copy, &b.job), FTMEM_ECORRUPT);
-	b.job.sums[b.plan->block[0].sum] ^= 1;
-	assert_int_equal(b.ops->restore(b.copy, &b.job), 0);
-	bench_deinit(&b);
 }
 
 /* Jobs cancelled, fenced and finished at any moment, one after the other. */
@@ -556,7 +459,7 @@ static void any_order_of_calls_resolves_every_block(void **state)
 	struct bench b;
 
 	(void)state;
-	bench_init(&b, 3, 60);
+	bench_init(&b, 3, 61);
 	for (int round = 0; round < 300; round++) {
 		uint32_t until = test_random_below(&random, b.plan->blocks);
 		uint32_t what = test_random_below(&random, 4);
@@ -671,9 +574,10 @@ int main(void)
 		TEST(a_job_that_nobody_began_is_cancelled_at_once),
 		TEST(close_ends_a_job_under_way),
 		TEST(any_thread_may_fence),
-		TEST(restores_what_was_copied),
-		TEST(restore_does_not_write_the_blob),
-		TEST(restore_writes_no_byte_of_a_damaged_block),
+		TEST(checks_alone_are_a_job),
+		TEST(a_fence_waits_for_the_checks),
+		TEST(the_last_block_lands_after_the_checks),
+		TEST(a_cancelled_check_fails_the_last_block),
 		TEST(any_order_of_calls_resolves_every_block),
 		TEST(every_thread_is_pinned_and_stays_out_of_the_way),
 		TEST(open_fails_whole),

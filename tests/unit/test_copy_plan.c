@@ -9,7 +9,7 @@
 #include "alloc_fail.h"
 #include "copy.h"
 #include "error.h"
-#include "test_layout.h"
+#include "test_boxes.h"
 
 static struct copy_plan *plan_of(const struct test_layout *t, const struct rail *rail)
 {
@@ -20,11 +20,22 @@ static struct copy_plan *plan_of(const struct test_layout *t, const struct rail 
 	return plan;
 }
 
+static void piece_bring(const struct copy_piece *piece, uint8_t *to)
+{
+	if (!piece->view) {
+		memcpy(to, piece->addr, piece->bytes);
+		return;
+	}
+	assert_true(piece->view->dims > 0);
+	assert_true(piece->from + piece->bytes <= piece->view->bytes);
+	box_view_gather(piece->view, piece->addr, piece->from, to, piece->bytes);
+}
+
 /* Every block is where the rail says; what its pieces bring is the layout's image. */
 static void assert_plan_is_right(const struct test_layout *t, const struct rail *rail)
 {
 	struct copy_plan *plan = plan_of(t, rail);
-	uint8_t *image = test_layout_image(t), *made = calloc(1, t->layout.data_bytes + 1);
+	uint8_t *image = test_boxes_image(t), *made = calloc(1, t->layout.data_bytes + 1);
 	uint32_t member = rail->n > 1, rows = rail_chunk_rows(rail, member), index = 0;
 
 	assert_non_null(made);
@@ -43,11 +54,9 @@ static void assert_plan_is_right(const struct test_layout *t, const struct rail 
 
 				assert_true(piece->bytes > 0);
 				assert_true(piece->offset + piece->bytes <= b->bytes);
-				memcpy(made + b->offset + piece->offset, piece->addr, piece->bytes);
+				piece_bring(piece, made + b->offset + piece->offset);
 			}
 		}
-	if (plan->blocks > 0)
-		assert_true(plan->blob_bytes == t->layout.blob_bytes);
 	assert_memory_equal(made, image, t->layout.data_bytes);
 	free(made);
 	free(image);
@@ -80,7 +89,8 @@ static void random_layouts_come_out_right(void **state)
 
 	(void)state;
 	for (int round = 0; round < 300; round++) {
-		uint32_t count = 1 + test_random_below(&random, 60), n, m;
+		uint32_t count = test_random_below(&random, 60), n, m;
+		uint32_t boxes = count == 0 ? 1 : test_random_below(&random, 20);
 		uint64_t bytes[60];
 		struct test_layout t;
 		struct rail r;
@@ -91,7 +101,7 @@ static void random_layouts_come_out_right(void **state)
 				+ test_random_below(&random, 1u << test_random_below(&random, 17));
 		n = 1 + test_random_below(&random, 9);
 		m = n > 1 ? 1 + test_random_below(&random, n - 1) : 0;
-		test_layout_init(&t, bytes, count, test_random_below(&random, 3), &random);
+		test_boxes_init(&t, bytes, count, boxes, 5000, &random);
 		r = test_layout_rail(&t, n, m, 4096 * (1 + test_random_below(&random, 8)));
 		assert_plan_is_right(&t, &r);
 		test_layout_deinit(&t);
@@ -132,26 +142,49 @@ static void merges_neighbours(void **state)
 	assert_int_equal(plan->pieces, 3); /* blob, 640 to 100, 64 to 64 */
 	assert_int_equal(plan->piece[1].bytes, 640 + 64 + 128 + 100);
 	assert_int_equal(plan->piece[2].bytes, 128);
+	assert_null(plan->view);
 	copy_plan_free(plan);
 	test_layout_deinit(&t);
 }
 
-/* A restore leaves out the blob's pieces, so no region may be part of one. */
-static void never_merges_a_region_into_the_blob(void **state)
+/* Half of the columns of a matrix, a block in the middle of its rows, and all columns
+ * of some rows, which are neighbours in memory. */
+static void only_pieces_that_are_not_contiguous_have_a_view(void **state)
 {
-	uint8_t memory[256] = {0};
-	struct layout_entry entry = {.addr = memory + 128, .offset = 128, .bytes = 64};
-	struct test_layout t = {.layout = {.count = 1,
-	                                   .entry = &entry,
-	                                   .blob = memory,
-	                                   .blob_bytes = 128,
-	                                   .data_bytes = 192}};
+	uint8_t memory[100 * 128] = {0}, blob[64] = {0};
+	struct region region = {.addr = memory,
+	                        .bytes = sizeof(memory),
+	                        .elem_bytes = 2,
+	                        .box = {2, {10, 0}, {100, 64}}};
+	struct layout_piece pieces[] = {
+		{.box = {2, {10, 32}, {80, 32}}, .offset = 64, .bytes = 5120},
+		{.box = {2, {90, 0}, {12, 64}}, .offset = 5184, .bytes = 1536},
+		{.box = {2, {102, 0}, {8, 64}}, .offset = 6720, .bytes = 1024},
+	};
+	struct test_layout t = {.layout = {.regions = 1,
+	                                   .pieces = 3,
+	                                   .region = &region,
+	                                   .piece = pieces,
+	                                   .blob = blob,
+	                                   .blob_bytes = 64,
+	                                   .data_bytes = 7744}};
 	struct rail r = test_layout_rail(&t, 1, 0, 4096);
 	struct copy_plan *plan = plan_of(&t, &r);
 
 	(void)state;
-	assert_int_equal(plan->pieces, 2);
-	assert_int_equal(plan->piece[0].bytes, 128);
+	assert_int_equal(plan->blocks, 2);
+	assert_int_equal(plan->pieces, 4); /* blob, 80 half rows in two blocks, 20 rows */
+	for (uint32_t i = 1; i < 3; i++) {
+		assert_ptr_equal(plan->piece[i].addr, memory);
+		assert_ptr_equal(plan->piece[i].view, plan->view);
+	}
+	assert_int_equal(plan->piece[1].from, 0);
+	assert_int_equal(plan->piece[1].bytes, 4096 - 64);
+	assert_int_equal(plan->piece[2].from, 4096 - 64);
+	assert_int_equal(plan->piece[2].bytes, 5120 + 64 - 4096);
+	assert_null(plan->piece[3].view);
+	assert_ptr_equal(plan->piece[3].addr, memory + 80 * 128);
+	assert_int_equal(plan->piece[3].bytes, 1536 + 1024);
 	copy_plan_free(plan);
 }
 
@@ -179,42 +212,6 @@ static void thousands_of_tiny_regions_take_a_piece_each(void **state)
 	free(bytes);
 }
 
-/* A layout read back has the places of the regions that are asked for alone. */
-static void leaves_out_what_has_no_address(void **state)
-{
-	static const uint64_t bytes[] = {64, 10000, 64, 5000, 64};
-	uint64_t random = 11, wanted = 0, offset;
-	uint8_t *blob, *third;
-	struct test_layout t;
-	struct copy_plan *plan;
-	struct rail r;
-
-	(void)state;
-	test_layout_init(&t, bytes, 5, 0, &random);
-	blob = t.layout.blob;
-	third = t.layout.entry[3].addr;
-	offset = t.layout.entry[3].offset;
-	t.layout.blob = NULL;
-	for (uint32_t i = 0; i < 5; i++)
-		if (i != 3)
-			t.layout.entry[i].addr = NULL;
-	r = test_layout_rail(&t, 3, 1, 4096);
-	plan = plan_of(&t, &r);
-	assert_int_equal(plan->blocks, rail_data_blocks(&r, 1));
-	for (uint32_t i = 0; i < plan->blocks; i++)
-		for (uint32_t p = 0; p < plan->block[i].count; p++) {
-			const struct copy_piece *piece = &plan->piece[plan->block[i].first + p];
-
-			assert_true(piece->addr - third
-			            == (ptrdiff_t)(plan->block[i].offset + piece->offset - offset));
-			wanted += piece->bytes;
-		}
-	assert_true(wanted == bytes[3]);
-	copy_plan_free(plan);
-	t.layout.blob = blob;
-	test_layout_deinit(&t);
-}
-
 static void refuses_what_does_not_fit(void **state)
 {
 	static const uint64_t bytes[] = {1000};
@@ -239,7 +236,7 @@ static void refuses_what_does_not_fit(void **state)
 static void says_so_when_memory_runs_out(void **state)
 {
 	static const uint64_t bytes[] = {1000, 5000};
-	uint64_t random = 9;
+	uint64_t random = 9; /* with boxes that need a view */
 	struct copy_plan *plan = NULL;
 	struct test_layout t;
 	int rc = FTMEM_ENOMEM;
@@ -247,7 +244,7 @@ static void says_so_when_memory_runs_out(void **state)
 	unsigned n;
 
 	(void)state;
-	test_layout_init(&t, bytes, 2, 0, &random);
+	test_boxes_init(&t, bytes, 2, 8, 1000, &random);
 	r = test_layout_rail(&t, 3, 1, 4096);
 	for (n = 1; rc == FTMEM_ENOMEM; n++) {
 		alloc_fail_at(n);
@@ -256,7 +253,7 @@ static void says_so_when_memory_runs_out(void **state)
 		assert_true((rc == 0) == (plan != NULL));
 	}
 	assert_int_equal(rc, 0);
-	assert_true(n > 2);
+	assert_int_equal(n - 2, 4);
 	copy_plan_free(plan);
 	test_layout_deinit(&t);
 }
@@ -268,9 +265,8 @@ int main(void)
 		cmocka_unit_test(random_layouts_come_out_right),
 		cmocka_unit_test(no_regions_make_an_empty_plan),
 		cmocka_unit_test(merges_neighbours),
-		cmocka_unit_test(never_merges_a_region_into_the_blob),
+		cmocka_unit_test(only_pieces_that_are_not_contiguous_have_a_view),
 		cmocka_unit_test(thousands_of_tiny_regions_take_a_piece_each),
-		cmocka_unit_test(leaves_out_what_has_no_address),
 		cmocka_unit_test(refuses_what_does_not_fit),
 		cmocka_unit_test(says_so_when_memory_runs_out),
 	};

@@ -98,7 +98,15 @@ static void a_rank_without_regions_has_an_epoch(void **state)
 	engine_cluster_deinit(&c);
 }
 
-/* Layout and arena are taken on error, too. */
+static void assert_new_fails(const struct epoch_config *config, struct epoch_parts parts, int rc)
+{
+	struct epoch *e = NULL;
+
+	assert_int_equal(epoch_new(config, &parts, &e), rc);
+	assert_null(e);
+}
+
+/* The parts are taken on error, too. */
 static void a_failed_allocation_leaves_nothing(void **state)
 {
 	struct engine_cluster c;
@@ -112,11 +120,10 @@ static void a_failed_allocation_leaves_nothing(void **state)
 	config = (struct epoch_config){.net = c.rank[0].net, .window = 2};
 	fds = open_fds();
 	for (n = 1; rc == FTMEM_ENOMEM; n++) {
-		struct layout *layout = engine_layout(&c.rank[0]);
-		struct arena *arena = engine_arena(&c, 0);
+		struct epoch_parts parts = engine_parts(&c, 0, 0);
 
 		alloc_fail_at(n);
-		rc = epoch_new(&config, layout, arena, &e);
+		rc = epoch_new(&config, &parts, &e);
 		alloc_fail_off();
 		assert_true(rc == 0 || !e);
 	}
@@ -124,17 +131,14 @@ static void a_failed_allocation_leaves_nothing(void **state)
 	assert_true(n > 10);
 	epoch_free(e, false);
 	fail_aligned = true;
-	assert_int_equal(epoch_new(&config, engine_layout(&c.rank[0]), engine_arena(&c, 0), &e),
-	                 FTMEM_ENOMEM);
+	assert_new_fails(&config, engine_parts(&c, 0, 0), FTMEM_ENOMEM);
 	fail_aligned = false;
-	assert_null(e);
 	assert_int_equal(open_fds(), fds);
 	engine_cluster_deinit(&c);
 }
 
 static void what_does_not_fit_is_refused(void **state)
 {
-	struct epoch *e = NULL;
 	struct engine_cluster c;
 	struct epoch_config config;
 	unsigned fds;
@@ -143,14 +147,9 @@ static void what_does_not_fit_is_refused(void **state)
 	engine_cluster_init(&c, &lending, 1);
 	config = (struct epoch_config){.net = c.rank[0].net, .window = 2};
 	fds = open_fds();
-	/* Another rank's layout. */
-	assert_int_equal(epoch_new(&config, engine_layout(&c.rank[1]), engine_arena(&c, 0), &e),
-	                 FTMEM_EINVAL);
-	assert_null(e);
+	assert_new_fails(&config, engine_parts(&c, 1, 0), FTMEM_EINVAL);
 	c.rank[0].net->tag_max = TAG_RAILS;
-	assert_int_equal(epoch_new(&config, engine_layout(&c.rank[0]), engine_arena(&c, 0), &e),
-	                 FTMEM_ENET);
-	assert_null(e);
+	assert_new_fails(&config, engine_parts(&c, 0, 0), FTMEM_ENET);
 	assert_int_equal(open_fds(), fds);
 	epoch_free(NULL, false);
 	engine_cluster_deinit(&c);

@@ -131,9 +131,21 @@ static void defaults_are_as_documented(void **state)
 	assert_int_equal(o.window, 2);
 	assert_int_equal(o.copy_threads, 1);
 	assert_int_equal(o.max_bandwidth, 0);
+	assert_int_equal(o.private_rule, FTMEM_PRIVATE_RANK);
+	assert_int_equal(o.compare_every, 0);
+	assert_null(o.private_from);
 	assert_int_equal(o.log.level, FTMEM_LOG_INFO);
 	assert_int_equal(o.log.rank, LOG_NO_RANK);
 	assert_null(o.log.fn);
+}
+
+static uint32_t hand_out(void *arg, const char *name, uint32_t rank, uint32_t ranks,
+                         uint32_t old_ranks)
+{
+	(void)arg;
+	(void)name;
+	(void)ranks;
+	return rank % old_ranks;
 }
 
 static void remember(void *arg, int level, const char *line)
@@ -163,6 +175,10 @@ static void struct_comes_before_the_environment(void **state)
 	user.comm = &comm;
 	user.log = remember;
 	user.log_arg = &o;
+	user.private_rule = FTMEM_PRIVATE_DROP;
+	user.private_from = hand_out;
+	user.private_arg = &user;
+	user.compare_every = 7;
 	user.dir = "/run/x";
 	user.smp_path = "./smp";
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
@@ -175,6 +191,10 @@ static void struct_comes_before_the_environment(void **state)
 	assert_ptr_equal(o.comm, &comm);
 	assert_ptr_equal(o.log.fn, remember);
 	assert_ptr_equal(o.log.arg, &o);
+	assert_int_equal(o.private_rule, FTMEM_PRIVATE_DROP);
+	assert_ptr_equal(o.private_from, hand_out);
+	assert_ptr_equal(o.private_arg, &user);
+	assert_int_equal(o.compare_every, 7);
 	assert_string_equal(o.dir, "/run/x");
 	assert_string_equal(o.smp_path, "./smp");
 }
@@ -198,6 +218,8 @@ static void every_variable_is_heard(void **state)
 	setenv("FTMEM_COPY_THREADS", "64", 1);
 	setenv("FTMEM_LOG_LEVEL", "error", 1);
 	setenv("FTMEM_MAX_BANDWIDTH", "3G", 1);
+	setenv("FTMEM_PRIVATE", "drop", 1);
+	setenv("FTMEM_COMPARE_EVERY", "100", 1);
 	assert_int_equal(opts_resolve(NULL, &o), FTMEM_OK);
 	assert_string_equal(o.job, "gpt.v2");
 	assert_string_equal(o.node, "n_1");
@@ -213,6 +235,8 @@ static void every_variable_is_heard(void **state)
 	assert_int_equal(o.copy_threads, 64);
 	assert_int_equal(o.log.level, FTMEM_LOG_ERROR);
 	assert_int_equal(o.max_bandwidth, UINT64_C(3) << 30);
+	assert_int_equal(o.private_rule, FTMEM_PRIVATE_DROP);
+	assert_int_equal(o.compare_every, 100);
 	setenv("FTMEM_LOG_LEVEL", "4", 1);
 	assert_int_equal(opts_resolve(NULL, &o), FTMEM_OK);
 	assert_int_equal(o.log.level, FTMEM_LOG_DEBUG);
@@ -261,6 +285,9 @@ static void bad_numbers_are_refused_by_name(void **state)
 		{"FTMEM_LOG_LEVEL", "loud"},
 		{"FTMEM_LOG_LEVEL", "5"},
 		{"FTMEM_LOG_LEVEL", "0"},
+		{"FTMEM_PRIVATE", "debug"},
+		{"FTMEM_PRIVATE", "3"},
+		{"FTMEM_COMPARE_EVERY", "-2"},
 		{"FTMEM_MAX_BANDWIDTH", "20000000T"},
 		{"FTMEM_MAX_BANDWIDTH", "1.5G"},
 		{"FTMEM_MAX_BANDWIDTH", "18446744073709551616"},
@@ -296,6 +323,11 @@ static void bad_members_are_refused_by_name(void **state)
 	user.parity = 5;
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
 	assert_string_equal(error_msg(), "parity is \"5\": must be from 1 to 4");
+	user.parity = 0;
+	user.private_rule = 3;
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
+	assert_string_equal(error_msg(), "private_rule is \"3\": must be rank, drop, from 1 to 2");
+	user.private_rule = 0;
 	user.parity = 0;
 	user.dir = "here";
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
@@ -480,7 +512,7 @@ static void every_option_is_documented_once(void **state)
 		for (other = opts_docs(); other != doc; other++)
 			assert_string_not_equal(doc->env, other->env);
 	}
-	assert_int_equal(count, 14);
+	assert_int_equal(count, 16);
 }
 
 int main(void)

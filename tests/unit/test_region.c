@@ -7,62 +7,24 @@
 
 #include <cmocka.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "checksum.h"
 #include "error.h"
+#include "layout_fixture.h"
 #include "region.h"
+#include "test_random.h"
 #include "util/alloc_fail.h"
 
-static uint8_t memory[4096];
-
-static int add_bytes(struct region_set *set, const char *name, void *addr, uint64_t bytes)
+/* The i-th region of the set is called name. */
+static const struct region *assert_is(const struct region_set *set, uint32_t i, const char *name)
 {
-	struct ftmem_region r = FTMEM_REGION_INIT;
+	const struct region *r = NULL;
+	uint32_t at = 0;
 
-	r.name = name;
-	r.addr = addr;
-	r.bytes = bytes;
-	return region_set_add(set, &r);
-}
-
-/* A box of 2 x 3 elements of 4 bytes at [1, 5] of a tensor of 3 x 8. */
-static struct ftmem_region box(void)
-{
-	return (struct ftmem_region){
-		.size = sizeof(struct ftmem_region),
-		.name = "box",
-		.addr = memory,
-		.bytes = 24,
-		.elem_bytes = 4,
-		.ndim = 2,
-		.shape = {3, 8},
-		.start = {1, 5},
-		.extent = {2, 3},
-	};
-}
-
-static struct region_set *set_of_three(void)
-{
-	struct ftmem_region r = box();
-	struct region_set *set;
-
-	assert_int_equal(region_set_new(&set), FTMEM_OK);
-	assert_int_equal(add_bytes(set, "w", memory, 100), FTMEM_OK);
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
-	assert_int_equal(add_bytes(set, "sevenby", memory + 100, 1), FTMEM_OK);
-	return set;
-}
-
-static struct layout *layout_of_three(void)
-{
-	struct region_set *set = set_of_three();
-	struct layout *l;
-
-	assert_int_equal(layout_freeze(set, &l), FTMEM_OK);
-	region_set_free(set);
-	return l;
+	for (uint32_t j = 0; j <= i; j++)
+		r = region_set_next(set, &at);
+	assert_non_null(r);
+	assert_string_equal(r->name, name);
+	return r;
 }
 
 static void refused(struct region_set *set, const struct ftmem_region *r, const char *why)
@@ -97,7 +59,7 @@ static void regions_without_sense_are_refused_by_name(void **state)
 	r.name = "v";
 	r.bytes = 0;
 	refused(set, &r, "\"v\" of 0 bytes: it has no bytes");
-	r.bytes = LAYOUT_DATA_MAX + 1;
+	r.bytes = REGION_DATA_MAX + 1;
 	refused(set, &r, "\"v\"");
 	r.bytes = 2;
 	r.addr = NULL;
@@ -166,8 +128,9 @@ struct newer_region {
 static void structs_of_other_versions_are_understood(void **state)
 {
 	struct newer_region newer = {.known = box()};
+	const struct region *r;
 	struct region_set *set;
-	struct layout *l;
+	uint32_t at = 0;
 
 	(void)state;
 	assert_int_equal(region_set_new(&set), FTMEM_OK);
@@ -183,17 +146,20 @@ static void structs_of_other_versions_are_understood(void **state)
 	newer.known.size = offsetof(struct ftmem_region, elem_bytes);
 	newer.known.name = "old";
 	assert_int_equal(region_set_add(set, &newer.known), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &l), FTMEM_OK);
-	assert_int_equal(layout_find(l, "box")->ndim, 2);
-	assert_int_equal(layout_find(l, "old")->ndim, 0);
-	layout_free(l);
+	r = region_set_next(set, &at);
+	assert_string_equal(r->name, "box");
+	assert_int_equal(r->box.ndim, 2);
+	r = region_set_next(set, &at);
+	assert_string_equal(r->name, "old");
+	assert_int_equal(r->box.ndim, 0);
+	assert_int_equal(r->elem_bytes, 0);
 	region_set_free(set);
 }
 
 static void removed_names_are_free_again(void **state)
 {
 	struct region_set *set = set_of_three();
-	struct layout *l;
+	uint32_t at = 0;
 
 	(void)state;
 	assert_int_equal(region_set_remove(set, NULL), FTMEM_EINVAL);
@@ -204,374 +170,162 @@ static void removed_names_are_free_again(void **state)
 	assert_int_equal(region_set_count(set), 2);
 	assert_int_equal(add_bytes(set, "w", memory, 5), FTMEM_OK);
 	assert_int_equal(region_set_count(set), 3);
-	assert_int_equal(layout_freeze(set, &l), FTMEM_OK);
-	assert_int_equal(l->count, 3);
-	assert_string_equal(l->entry[0].name, "box");
-	assert_string_equal(l->entry[2].name, "w");
-	assert_int_equal(layout_find(l, "w")->bytes, 5);
-	layout_free(l);
+	assert_is(set, 0, "box");
+	assert_is(set, 1, "sevenby");
+	assert_int_equal(assert_is(set, 2, "w")->bytes, 5);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_non_null(region_set_next(set, &at));
+	assert_null(region_set_next(set, &at));
+	assert_null(region_set_next(set, &at));
 	region_set_free(set);
 }
 
-/* Against a plain array of what should be there. */
+static void what_lies_beyond_ndim_is_zero(void **state)
+{
+	struct ftmem_region r = box();
+	const struct region *got;
+	struct region_set *set;
+
+	(void)state;
+	assert_int_equal(region_set_new(&set), FTMEM_OK);
+	r.shape[5] = r.start[2] = r.extent[7] = 9;
+	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	r.ndim = 0;
+	r.name = "private";
+	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	got = assert_is(set, 0, "box");
+	assert_int_equal(got->shape[1], 8);
+	assert_int_equal(got->shape[5], 0);
+	assert_int_equal(got->box.start[2], 0);
+	assert_int_equal(got->box.extent[7], 0);
+	got = assert_is(set, 1, "private");
+	assert_int_equal(got->shape[0], 0);
+	assert_int_equal(got->box.extent[0], 0);
+	region_set_free(set);
+}
+
+/* The box() of one row, from column start, of extent columns. */
+static struct ftmem_region row(uint64_t start, uint64_t extent)
+{
+	struct ftmem_region r = box();
+
+	r.start[0] = 0;
+	r.extent[0] = 1;
+	r.start[1] = start;
+	r.extent[1] = extent;
+	r.bytes = 4 * extent;
+	return r;
+}
+
+static void boxes_of_one_tensor_share_a_name_while_they_lie_apart(void **state)
+{
+	struct region_set *set = set_of_three();
+	struct ftmem_region r = row(5, 3);
+
+	(void)state;
+	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	r = row(0, 2);
+	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	r = row(2, 3);
+	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_count(set), 6);
+	r = row(4, 2);
+	refused(set, &r, "\"box\" of 8 bytes: its box [0:1, 4:6] overlaps [0:1, 2:5], which");
+	r = row(0, 1);
+	refused(set, &r, "[0:1, 0:1] overlaps [0:1, 0:2], which");
+	r = box();
+	refused(set, &r, "[1:3, 5:8] overlaps [1:3, 5:8], which");
+	assert_int_equal(region_set_remove(set, "box"), FTMEM_OK);
+	assert_int_equal(region_set_count(set), 2);
+	assert_int_equal(region_set_remove(set, "box"), FTMEM_EINVAL);
+	r = box();
+	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	r = row(0, 8);
+	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(assert_is(set, 3, "box")->bytes, 32);
+	region_set_free(set);
+}
+
+static void boxes_of_another_tensor_need_another_name(void **state)
+{
+	struct region_set *set = set_of_three();
+	struct ftmem_region r;
+
+	(void)state;
+	r = row(0, 2);
+	r.shape[0] = 4;
+	refused(set, &r, "another shape or element size");
+	r = row(0, 2);
+	r.elem_bytes = 8;
+	r.bytes = 16;
+	refused(set, &r, "another shape or element size");
+	r = row(0, 2);
+	r.ndim = 1;
+	r.shape[0] = 2;
+	r.extent[0] = 2;
+	refused(set, &r, "another shape or element size");
+	r = row(0, 2);
+	r.name = "w";
+	refused(set, &r, "there is one of this name");
+	r = row(0, 2);
+	r.ndim = 0;
+	refused(set, &r, "there is one of this name");
+	region_set_free(set);
+}
+
+/* Against a plain array of what should be there: how many boxes, or a private region. */
 static void thousands_come_and_go_in_order(void **state)
 {
-	enum { NAMES = 5000, STEPS = 40000 };
-	static uint8_t present[NAMES];
-	uint64_t seed = 88172645463325252u;
+	enum { NAMES = 2000, STEPS = 40000, BOXES = 4, PRIVATE = BOXES + 1 };
+	static uint8_t present[NAMES], seen[NAMES];
+	uint64_t seed = test_random_seed(__func__);
+	uint32_t count = 0, i, n, at = 0;
+	const struct region *r;
 	struct region_set *set;
-	uint32_t count = 0, i, n;
-	struct layout *l;
 	char name[16];
 
 	(void)state;
 	assert_int_equal(region_set_new(&set), FTMEM_OK);
 	for (i = 0; i < STEPS; i++) {
-		seed = seed * 6364136223846793005u + 1442695040888963407u;
-		n = (uint32_t)(seed >> 33) % NAMES;
+		n = test_random_below(&seed, NAMES);
 		snprintf(name, sizeof(name), "r%u", n);
-		if (i % 3 == 0) {
+		if (i % 4 == 0) {
 			assert_int_equal(region_set_remove(set, name),
 			                 present[n] ? FTMEM_OK : FTMEM_EINVAL);
-			count -= present[n];
+			count -= present[n] == PRIVATE ? 1 : present[n];
 			present[n] = 0;
-		} else {
+		} else if (i % 4 == 1) {
 			assert_int_equal(add_bytes(set, name, memory, n + 1),
 			                 present[n] ? FTMEM_EINVAL : FTMEM_OK);
 			count += !present[n];
-			present[n] = 1;
+			if (!present[n])
+				present[n] = PRIVATE;
+		} else {
+			struct ftmem_region b = row(present[n], 1);
+
+			b.name = name;
+			assert_int_equal(region_set_add(set, &b),
+			                 present[n] >= BOXES ? FTMEM_EINVAL : FTMEM_OK);
+			count += present[n] < BOXES;
+			present[n] += present[n] < BOXES;
+			if (present[n] == BOXES) {
+				assert_int_equal(region_set_remove(set, name), FTMEM_OK);
+				count -= BOXES;
+				present[n] = 0;
+			}
 		}
 		assert_int_equal(region_set_count(set), count);
 	}
-	assert_int_equal(layout_freeze(set, &l), FTMEM_OK);
-	assert_int_equal(l->count, count);
-	for (n = 0; n < NAMES; n++) {
-		snprintf(name, sizeof(name), "r%u", n);
-		if (present[n])
-			assert_int_equal(layout_find(l, name)->bytes, n + 1);
+	for (i = 0; (r = region_set_next(set, &at)); i++) {
+		n = (uint32_t)strtoul(r->name + 1, NULL, 10);
+		if (r->box.ndim == 0)
+			assert_int_equal(r->bytes, n + 1);
 		else
-			assert_null(layout_find(l, name));
+			assert_int_equal(r->box.start[1], seen[n]); /* in order */
+		seen[n] = (uint8_t)(r->box.ndim == 0 ? PRIVATE : seen[n] + 1);
 	}
-	layout_free(l);
-	region_set_free(set);
-}
-
-static void parts_of_the_data_follow_each_other_aligned(void **state)
-{
-	struct layout *l = layout_of_three();
-
-	(void)state;
-	assert_int_equal(l->count, 3);
-	/* 32 + (24 + 8) + (24 + 48 + 8) + (24 + 8), rounded up */
-	assert_int_equal(l->blob_bytes, 192);
-	assert_int_equal(l->entry[0].offset, 192);
-	assert_int_equal(l->entry[1].offset, 192 + 128);
-	assert_int_equal(l->entry[2].offset, 192 + 128 + 64);
-	assert_int_equal(l->data_bytes, 192 + 128 + 64 + 64);
-	assert_ptr_equal(l->entry[0].addr, memory);
-	assert_ptr_equal(l->entry[2].addr, memory + 100);
-	assert_int_equal(l->digest, digest_more(DIGEST_INIT, l->blob, l->blob_bytes));
-	layout_free(l);
-}
-
-static void blob_is_as_documented(void **state)
-{
-	/* clang-format off */
-	static const uint8_t expected[192] = {
-		'F', 'T', 'L', 'Y', 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0,
-		192, 0, 0, 0, 0, 0, 0, 0, 0xc0, 1, 0, 0, 0, 0, 0, 0,
-		/* "w": bytes, elem_bytes, ndim, name_bytes, reserved, name */
-		100, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-		1, 0, 0, 0, 0, 0, 0, 0, 'w', 0, 0, 0, 0, 0, 0, 0,
-		/* "box" with shape, start, extent */
-		24, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0,
-		3, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0,
-		8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
-		5, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0,
-		3, 0, 0, 0, 0, 0, 0, 0, 'b', 'o', 'x', 0, 0, 0, 0, 0,
-		/* "sevenby": its zero byte fills the word */
-		1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-		7, 0, 0, 0, 0, 0, 0, 0, 's', 'e', 'v', 'e', 'n', 'b', 'y', 0,
-	};
-	/* clang-format on */
-	struct layout *l = layout_of_three();
-
-	(void)state;
-	assert_int_equal(l->blob_bytes, sizeof(expected));
-	assert_memory_equal(l->blob, expected, sizeof(expected));
-	layout_free(l);
-}
-
-static void equal_regions_have_equal_digests_whatever_lies_beyond_ndim(void **state)
-{
-	struct layout *l = layout_of_three(), *other;
-	struct ftmem_region r = box();
-	struct region_set *set;
-
-	(void)state;
-	assert_int_equal(region_set_new(&set), FTMEM_OK);
-	assert_int_equal(add_bytes(set, "w", memory + 7, 100), FTMEM_OK);
-	r.shape[5] = 9;
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
-	r.ndim = 0;
-	r.name = "sevenby";
-	r.bytes = 1;
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &other), FTMEM_OK);
-	assert_int_equal(other->digest, l->digest);
-	assert_int_equal(other->entry[1].shape[5], 0);
-	assert_int_equal(other->entry[2].shape[0], 0);
-	layout_free(other);
-	assert_int_equal(region_set_remove(set, "w"), FTMEM_OK);
-	assert_int_equal(add_bytes(set, "w", memory, 100), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &other), FTMEM_OK);
-	assert_int_not_equal(other->digest, l->digest);
-	layout_free(other);
-	layout_free(l);
-	region_set_free(set);
-}
-
-static void layout_of_nothing_is_no_bytes(void **state)
-{
-	struct layout *l, *parsed;
-	struct region_set *set;
-
-	(void)state;
-	assert_int_equal(region_set_new(&set), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &l), FTMEM_OK);
-	assert_int_equal(l->count, 0);
-	assert_int_equal(l->data_bytes, 0);
-	assert_int_equal(l->blob_bytes, 0);
-	assert_null(l->blob);
-	assert_null(layout_find(l, "w"));
-	assert_int_equal(layout_parse(NULL, 0, &parsed), FTMEM_OK);
-	assert_int_equal(parsed->digest, l->digest);
-	assert_int_equal(layout_covers(parsed, l), FTMEM_OK);
-	layout_free(parsed);
-	layout_free(l);
-	layout_free(NULL);
-	region_set_free(set);
-	region_set_free(NULL);
-}
-
-static void sizes_beyond_all_memory_are_refused_together(void **state)
-{
-	struct region_set *set;
-	struct layout *l;
-	char name[16];
-	uint32_t i;
-
-	(void)state;
-	assert_int_equal(region_set_new(&set), FTMEM_OK);
-	assert_int_equal(add_bytes(set, "a", memory, LAYOUT_DATA_MAX / 2), FTMEM_OK);
-	assert_int_equal(add_bytes(set, "b", memory, LAYOUT_DATA_MAX / 2 - 4096), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &l), FTMEM_OK);
-	layout_free(l);
-	assert_int_equal(add_bytes(set, "c", memory, LAYOUT_DATA_MAX), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &l), FTMEM_EINVAL);
-	assert_non_null(strstr(error_msg(), "the 3 regions"));
-	region_set_free(set);
-	/* so many that their sum wraps to next to nothing */
-	assert_int_equal(region_set_new(&set), FTMEM_OK);
-	for (i = 0; i < 1 << 16; i++) {
-		snprintf(name, sizeof(name), "r%u", i);
-		assert_int_equal(add_bytes(set, name, memory, LAYOUT_DATA_MAX), FTMEM_OK);
-	}
-	assert_int_equal(layout_freeze(set, &l), FTMEM_EINVAL);
-	region_set_free(set);
-}
-
-static void parse_gives_back_what_was_frozen(void **state)
-{
-	struct layout *l = layout_of_three(), *parsed;
-	uint8_t *bytes = malloc(l->data_bytes + 1);
-	uint32_t i;
-
-	(void)state;
-	/* unaligned, with the data behind it */
-	assert_non_null(bytes);
-	memset(bytes, 0xff, l->data_bytes + 1);
-	memcpy(bytes + 1, l->blob, l->blob_bytes);
-	assert_int_equal(layout_parse(bytes + 1, l->data_bytes, &parsed), FTMEM_OK);
-	free(bytes);
-	assert_int_equal(parsed->count, l->count);
-	assert_int_equal(parsed->blob_bytes, l->blob_bytes);
-	assert_int_equal(parsed->data_bytes, l->data_bytes);
-	assert_int_equal(parsed->digest, l->digest);
-	assert_null(parsed->blob);
-	for (i = 0; i < l->count; i++) {
-		assert_string_equal(parsed->entry[i].name, l->entry[i].name);
-		assert_null(parsed->entry[i].addr);
-		assert_int_equal(parsed->entry[i].offset, l->entry[i].offset);
-		assert_ptr_equal(layout_find(parsed, l->entry[i].name), &parsed->entry[i]);
-	}
-	assert_int_equal(layout_covers(parsed, l), FTMEM_OK);
-	assert_int_equal(layout_covers(l, parsed), FTMEM_OK);
-	layout_free(parsed);
-	layout_free(l);
-}
-
-/* Parsed from memory of exactly that size, so that a sanitizer sees what is beyond. */
-static int parse_copy(const uint8_t *blob, uint64_t bytes)
-{
-	uint8_t *copy = malloc(bytes ? bytes : 1);
-	struct layout *l = NULL;
-	int rc;
-
-	assert_non_null(copy);
-	memcpy(copy, blob, bytes);
-	rc = layout_parse(copy, bytes, &l);
-	if (rc == FTMEM_OK)
-		layout_free(l);
-	free(copy);
-	return rc;
-}
-
-static void blobs_that_are_cut_off_are_corrupt(void **state)
-{
-	struct layout *l = layout_of_three();
-	uint64_t bytes;
-
-	(void)state;
-	for (bytes = 1; bytes < l->blob_bytes; bytes++)
-		assert_int_equal(parse_copy(l->blob, bytes), FTMEM_ECORRUPT);
-	assert_int_equal(parse_copy(l->blob, l->blob_bytes), FTMEM_OK);
-	layout_free(l);
-}
-
-static void any_changed_bit_gives_another_layout_or_none(void **state)
-{
-	struct layout *l = layout_of_three(), *parsed;
-	uint64_t bit;
-	int rc;
-
-	(void)state;
-	for (bit = 0; bit < l->blob_bytes * 8; bit++) {
-		l->blob[bit / 8] ^= (uint8_t)(1u << bit % 8);
-		rc = layout_parse(l->blob, l->blob_bytes, &parsed);
-		if (rc == FTMEM_OK) {
-			assert_int_not_equal(parsed->digest, l->digest);
-			assert_int_equal(layout_covers(parsed, l), FTMEM_ELAYOUT);
-			layout_free(parsed);
-		} else {
-			assert_int_equal(rc, FTMEM_ECORRUPT);
-		}
-		l->blob[bit / 8] ^= (uint8_t)(1u << bit % 8);
-	}
-	layout_free(l);
-}
-
-static void garbage_never_does_harm(void **state)
-{
-	struct layout *l = layout_of_three();
-	uint64_t seed = 42;
-	uint8_t blob[192];
-	uint32_t round, hits, i;
-
-	(void)state;
-	for (round = 0; round < 20000; round++) {
-		memcpy(blob, l->blob, sizeof(blob));
-		seed = seed * 6364136223846793005u + 1442695040888963407u;
-		hits = 1 + (uint32_t)(seed >> 60);
-		for (i = 0; i < hits; i++) {
-			seed = seed * 6364136223846793005u + 1442695040888963407u;
-			blob[(seed >> 32) % sizeof(blob)] = (uint8_t)(seed >> 24);
-		}
-		(void)parse_copy(blob, sizeof(blob));
-	}
-	layout_free(l);
-}
-
-static void corrupt(struct layout *l, uint64_t at, uint64_t value, size_t bytes, const char *why)
-{
-	uint8_t saved[8];
-	struct layout *parsed;
-
-	memcpy(saved, l->blob + at, bytes);
-	memcpy(l->blob + at, &value, bytes);
-	assert_int_equal(layout_parse(l->blob, l->blob_bytes, &parsed), FTMEM_ECORRUPT);
-	if (!strstr(error_msg(), why))
-		fail_msg("\"%s\" does not say \"%s\"", error_msg(), why);
-	memcpy(l->blob + at, saved, bytes);
-}
-
-static void damage_is_described(void **state)
-{
-	struct layout *l = layout_of_three();
-
-	(void)state;
-	corrupt(l, 0, 0, 4, "does not begin as one");
-	corrupt(l, 4, 2, 4, "another format version");
-	corrupt(l, 8, 0, 4, "as many regions");
-	corrupt(l, 8, UINT32_MAX, 4, "as many regions");
-	corrupt(l, 8, 2, 4, "behind its last region");
-	corrupt(l, 8, 4, 4, "behind 3 of 4 regions: it is cut off");
-	corrupt(l, 12, 1, 4, "out of range");
-	corrupt(l, 16, 128, 8, "behind 1 of 3 regions: it is cut off");
-	corrupt(l, 16, 256, 8, "out of range");
-	corrupt(l, 16, UINT64_MAX - 63, 8, "out of range");
-	corrupt(l, 16, 0, 8, "out of range");
-	corrupt(l, 24, 0, 8, "add up");
-	corrupt(l, 32, 0, 8, "behind 0 of 3 regions: it has no bytes");
-	corrupt(l, 32, LAYOUT_DATA_MAX, 8, "add up");
-	corrupt(l, 40, 1, 4, "behind 0 of 3 regions: its fields are out of range");
-	corrupt(l, 44, 9, 4, "behind 0 of 3 regions: its fields are out of range");
-	corrupt(l, 48, 0, 4, "behind 0 of 3 regions: its fields are out of range");
-	corrupt(l, 48, 256, 4, "behind 0 of 3 regions: its fields are out of range");
-	corrupt(l, 48, 2, 4, "behind 0 of 3 regions: its name is damaged");
-	corrupt(l, 60, 1, 4, "behind 0 of 3 regions: its name is damaged");
-	corrupt(l, 64, 25, 8, "behind 1 of 3 regions: bytes is not");
-	corrupt(l, 88, 2, 8, "behind 1 of 3 regions: its box reaches beyond");
-	layout_free(l);
-}
-
-static void a_name_stored_twice_is_corrupt(void **state)
-{
-	struct region_set *set;
-	struct layout *l;
-
-	(void)state;
-	assert_int_equal(region_set_new(&set), FTMEM_OK);
-	assert_int_equal(add_bytes(set, "a", memory, 1), FTMEM_OK);
-	assert_int_equal(add_bytes(set, "b", memory, 1), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &l), FTMEM_OK);
-	assert_int_equal(l->blob[88], 'b');
-	corrupt(l, 88, 'a', 1, "there twice");
-	layout_free(l);
-	region_set_free(set);
-}
-
-static void what_is_asked_for_must_be_stored_alike(void **state)
-{
-	struct layout *stored = layout_of_three(), *want;
-	struct region_set *set;
-	struct ftmem_region r = box();
-
-	(void)state;
-	assert_int_equal(region_set_new(&set), FTMEM_OK);
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &want), FTMEM_OK);
-	assert_int_equal(layout_covers(stored, want), FTMEM_OK);
-	assert_int_equal(layout_covers(want, stored), FTMEM_ELAYOUT);
-	assert_non_null(strstr(error_msg(), "\"w\" is not among the 1 stored"));
-	layout_free(want);
-
-	assert_int_equal(region_set_remove(set, "box"), FTMEM_OK);
-	r.start[1] = 4;
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &want), FTMEM_OK);
-	assert_int_equal(layout_covers(stored, want), FTMEM_ELAYOUT);
-	assert_non_null(strstr(error_msg(), "box [2,3] at [1,5] of tensor [3,8]"));
-	assert_non_null(strstr(error_msg(), "box [2,3] at [1,4] of tensor [3,8]"));
-	layout_free(want);
-
-	assert_int_equal(region_set_remove(set, "box"), FTMEM_OK);
-	assert_int_equal(add_bytes(set, "box", memory, 24), FTMEM_OK);
-	assert_int_equal(layout_freeze(set, &want), FTMEM_OK);
-	assert_int_equal(layout_covers(stored, want), FTMEM_ELAYOUT);
-	assert_non_null(strstr(error_msg(), "24 private bytes"));
-	layout_free(want);
-	layout_free(stored);
+	assert_int_equal(i, count);
+	assert_memory_equal(seen, present, sizeof(seen));
 	region_set_free(set);
 }
 
@@ -579,7 +333,6 @@ static int build_all(void)
 {
 	struct ftmem_region r = box();
 	struct region_set *set = NULL;
-	struct layout *l = NULL, *parsed = NULL;
 	uint32_t count;
 	char name[16];
 	int rc, i;
@@ -592,17 +345,14 @@ static int build_all(void)
 		snprintf(name, sizeof(name), "%d", i);
 		rc = add_bytes(set, name, memory, 1);
 	}
+	r = row(0, 8);
 	if (rc == FTMEM_OK)
-		rc = layout_freeze(set, &l);
-	if (rc == FTMEM_OK)
-		rc = layout_parse(l->blob, l->blob_bytes, &parsed);
+		rc = region_set_add(set, &r);
 	count = region_set_count(set);
 	if (count > 0) { /* the set is as it was before */
 		assert_int_equal(region_set_remove(set, "box"), FTMEM_OK);
-		assert_int_equal(region_set_count(set), count - 1);
+		assert_int_equal(region_set_count(set), count - 1 - (rc == FTMEM_OK));
 	}
-	layout_free(parsed);
-	layout_free(l);
 	region_set_free(set);
 	return rc;
 }
@@ -619,7 +369,8 @@ static void every_failed_allocation_leaves_the_set_whole(void **state)
 		alloc_fail_off();
 		assert_int_equal(rc, alloc_fail_count() < n ? FTMEM_OK : FTMEM_ENOMEM);
 	}
-	assert_true(n > 30);
+	assert_true(n > 25);
+	region_set_free(NULL);
 }
 
 int main(void)
@@ -629,19 +380,10 @@ int main(void)
 		cmocka_unit_test(boxes_that_do_not_fit_are_refused),
 		cmocka_unit_test(structs_of_other_versions_are_understood),
 		cmocka_unit_test(removed_names_are_free_again),
+		cmocka_unit_test(what_lies_beyond_ndim_is_zero),
+		cmocka_unit_test(boxes_of_one_tensor_share_a_name_while_they_lie_apart),
+		cmocka_unit_test(boxes_of_another_tensor_need_another_name),
 		cmocka_unit_test(thousands_come_and_go_in_order),
-		cmocka_unit_test(parts_of_the_data_follow_each_other_aligned),
-		cmocka_unit_test(blob_is_as_documented),
-		cmocka_unit_test(equal_regions_have_equal_digests_whatever_lies_beyond_ndim),
-		cmocka_unit_test(layout_of_nothing_is_no_bytes),
-		cmocka_unit_test(sizes_beyond_all_memory_are_refused_together),
-		cmocka_unit_test(parse_gives_back_what_was_frozen),
-		cmocka_unit_test(blobs_that_are_cut_off_are_corrupt),
-		cmocka_unit_test(any_changed_bit_gives_another_layout_or_none),
-		cmocka_unit_test(garbage_never_does_harm),
-		cmocka_unit_test(damage_is_described),
-		cmocka_unit_test(a_name_stored_twice_is_corrupt),
-		cmocka_unit_test(what_is_asked_for_must_be_stored_alike),
 		cmocka_unit_test(every_failed_allocation_leaves_the_set_whole),
 	};
 

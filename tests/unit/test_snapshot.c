@@ -68,12 +68,12 @@ static void tear_down(struct world *w)
 static bool call(struct world *w, uint32_t rank, uint64_t version)
 {
 	engine_fill_regions(&w->c.rank[rank], version);
-	return snapshot_call(&w->engine[rank], version, NULL);
+	return snapshot_call(&w->engine[rank], version, false, NULL);
 }
 
 static void start(struct world *w, uint32_t rank, uint64_t version, bool go)
 {
-	snapshot_start(&w->engine[rank], version, go, clock_ns());
+	snapshot_start(&w->engine[rank], version, go, false, clock_ns());
 }
 
 static void take(struct world *w, uint64_t version)

@@ -126,6 +126,28 @@ static double slope(struct model *m, double *params, size_t at)
 	return (up - down) / (2 * step);
 }
 
+static void tensors_make_up_the_parameters(void **state)
+{
+	const struct model_tensor *tensor;
+	size_t at = 0;
+	uint32_t tensors;
+	struct model *m;
+
+	(void)state;
+	assert_int_equal(model_new(&small, &m), 0);
+	tensor = model_tensors(m, &tensors);
+	for (uint32_t i = 0; i < tensors; i++) {
+		assert_int_equal(tensor[i].offset, at);
+		assert_int_equal(tensor[i].count, tensor[i].rows * tensor[i].columns);
+		assert_int_equal(tensor[i].columns > 1, tensor[i].decays);
+		for (uint32_t j = 0; j < i; j++)
+			assert_string_not_equal(tensor[i].name, tensor[j].name);
+		at += tensor[i].count;
+	}
+	assert_int_equal(at, model_parameters(m));
+	model_free(m);
+}
+
 static void gradient_of_every_tensor_is_its_finite_difference(void **state)
 {
 	struct model *m;
@@ -271,6 +293,7 @@ int main(void)
 		cmocka_unit_test(random_numbers_differ_by_seed_stream_and_index),
 		cmocka_unit_test(normal_numbers_have_mean_0_and_deviation_1),
 		cmocka_unit_test(matmul_is_right_for_every_shape),
+		cmocka_unit_test(tensors_make_up_the_parameters),
 		cmocka_unit_test(gradient_of_every_tensor_is_its_finite_difference),
 		cmocka_unit_test(loss_does_not_depend_on_bytes_to_come),
 		cmocka_unit_test(optimizer_result_does_not_depend_on_the_cut_into_shards),

@@ -60,7 +60,7 @@ static int fake_begin(struct copy *c, const struct copy_job *job, void *stream)
 			require(atomic_load(&job->landed[i]) == COPY_PENDING,
 			        "block marks are not reset");
 		c->job = job;
-		c->was = *job;
+		memcpy(&c->was, job, sizeof(c->was));
 		c->under_way = true;
 	}
 	c->fail_begin = false;
@@ -75,9 +75,24 @@ static void copy_block(const struct copy_job *job, uint32_t index)
 	for (uint32_t i = 0; i < b->count; i++) {
 		const struct copy_piece *p = &job->plan->piece[b->first + i];
 
-		memcpy(job->data + b->offset + p->offset, p->addr, p->bytes);
+		if (p->view)
+			box_view_gather(p->view, p->addr, p->from,
+			                job->data + b->offset + p->offset, p->bytes);
+		else
+			memcpy(job->data + b->offset + p->offset, p->addr, p->bytes);
 	}
 	job->sums[b->sum] = checksum(job->data + b->offset, b->bytes);
+}
+
+static void take_check(const struct copy_job *job, uint32_t index)
+{
+	const struct copy_check *k = &job->check[index];
+	uint8_t *packed = malloc(k->bytes);
+
+	require(packed, "memory");
+	box_view_gather(&k->view, k->addr, k->from, packed, k->bytes);
+	job->check_sum[index] = checksum(packed, k->bytes);
+	free(packed);
 }
 
 static bool fake_done(struct copy *c)
@@ -95,6 +110,8 @@ static bool fake_done(struct copy *c)
 				copy_block(c->job, i);
 			atomic_store(&c->job->landed[i], fails ? COPY_FAILED : COPY_LANDED);
 		}
+		for (uint32_t i = 0; i < c->job->checks && !c->cancelled; i++)
+			take_check(c->job, i);
 		c->fail_block = 0;
 		c->under_way = false;
 		c->job = NULL;
@@ -118,11 +135,12 @@ static void fake_cancel(struct copy *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
-static int fake_restore(struct copy *c, const struct copy_job *job)
+static int fake_put(struct copy *c, const struct copy_put *put, uint32_t count)
 {
 	(void)c;
-	(void)job;
-	return error_set(FTMEM_EDEVICE, "the test's backend restores nothing");
+	(void)put;
+	(void)count;
+	return error_set(FTMEM_EDEVICE, "the test's backend writes nothing");
 }
 
 static void fake_close(struct copy *c)
@@ -145,7 +163,7 @@ const struct copy_ops *engine_copy(void)
 		.fence = fake_fence,
 		.cancel = fake_cancel,
 		.done = fake_done,
-		.restore = fake_restore,
+		.put = fake_put,
 		.close = fake_close,
 	};
 
@@ -225,14 +243,14 @@ static void new_regions(struct engine_rank *r, uint64_t bytes)
 	}
 }
 
-struct layout *engine_layout(const struct engine_rank *r)
+static struct layout *new_layout(const struct engine_rank *r)
 {
 	struct region_set *set = NULL;
 	struct layout *layout = NULL;
 
 	require(region_set_new(&set) == 0, "regions");
 	for (int i = 0; i < ENGINE_REGIONS; i++) {
-		char name[16];
+		char name[32];
 		struct ftmem_region region = FTMEM_REGION_INIT;
 
 		snprintf(name, sizeof(name), "region%d", i);
@@ -243,43 +261,52 @@ struct layout *engine_layout(const struct engine_rank *r)
 			require(region_set_add(set, &region) == 0, "region");
 	}
 	require(layout_freeze(set, &layout) == 0, "layout");
+	require(layout_settle_whole(layout) == 0, "layout");
 	region_set_free(set);
 	return layout;
 }
 
-struct arena *engine_arena(const struct engine_cluster *c, uint32_t rank)
+struct epoch_parts engine_parts(const struct engine_cluster *c, uint32_t layout, uint32_t arena)
 {
-	return test_job_arena(c->map, c->data_bytes, rank);
+	struct epoch_parts parts = {
+		.layout = new_layout(&c->rank[layout]),
+		.cell = calloc(1, sizeof(*parts.cell)), /* none is used */
+		.arena = test_job_arena(c->map, c->data_bytes, arena),
+	};
+
+	require(parts.cell, "memory");
+	return parts;
 }
 
-static void new_epoch(struct engine_cluster *c, struct engine_rank *r, struct layout *layout)
+static void new_epoch(struct engine_cluster *c, struct engine_rank *r)
 {
 	const struct epoch_config config = {.net = r->net, .window = 2, .log = &r->log};
+	const struct epoch_parts parts = engine_parts(c, r->rank, r->rank);
 
-	require(epoch_new(&config, layout, engine_arena(c, r->rank), &r->epoch) == 0, "epoch");
+	require(epoch_new(&config, &parts, &r->epoch) == 0, "epoch");
 }
 
 void engine_cluster_init(struct engine_cluster *c, const struct test_job_spec *spec, uint64_t seed)
 {
-	struct layout *layout[TEST_JOB_RANKS];
-
 	memset(c, 0, sizeof(*c));
 	c->map = test_job_map(spec);
 	c->ranks = c->map->ranks;
 	c->net = fake_net_new(c->ranks, seed);
 	for (uint32_t i = 0; i < c->ranks; i++) {
 		struct engine_rank *r = &c->rank[i];
+		struct layout *layout;
 
 		r->rank = i;
 		r->net = fake_net_of(c->net, i);
 		r->log = (struct log){note_line, r, FTMEM_LOG_DEBUG, i};
 		new_regions(r, spec->data_bytes[i]);
-		layout[i] = engine_layout(r);
-		c->data_bytes[i] = layout[i]->data_bytes;
+		layout = new_layout(r);
+		c->data_bytes[i] = layout->data_bytes;
+		layout_free(layout);
 		require(engine_copy()->open(NULL, &r->copy) == 0, "copy");
 	}
 	for (uint32_t i = 0; i < c->ranks; i++)
-		new_epoch(c, &c->rank[i], layout[i]);
+		new_epoch(c, &c->rank[i]);
 }
 
 void engine_cluster_deinit(struct engine_cluster *c)
@@ -324,7 +351,7 @@ static bool wrong(uint32_t rank, const char *what)
 static bool regions_right(const struct engine_rank *r, const struct slot *slot, uint64_t version)
 {
 	const struct layout *l = r->epoch->layout;
-	uint32_t entry = 0;
+	uint32_t piece = 0;
 	bool same = true;
 
 	for (int i = 0; same && i < ENGINE_REGIONS; i++) {
@@ -333,7 +360,7 @@ static bool regions_right(const struct engine_rank *r, const struct slot *slot, 
 		require(want, "memory");
 		region_data(r, version, i, want);
 		if (r->bytes[i] > 0)
-			same = memcmp(slot->data + l->entry[entry++].offset, want, r->bytes[i])
+			same = memcmp(slot->data + l->piece[piece++].offset, want, r->bytes[i])
 			       == 0;
 		free(want);
 	}

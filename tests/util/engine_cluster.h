@@ -38,9 +38,8 @@ void engine_cluster_init(struct engine_cluster *c, const struct test_job_spec *s
 /* Epochs that are still busy are given up. */
 void engine_cluster_deinit(struct engine_cluster *c);
 
-/* Layout and arena of a rank, as they are handed to epoch_new(). */
-struct layout *engine_layout(const struct engine_rank *r);
-struct arena *engine_arena(const struct engine_cluster *c, uint32_t rank);
+/* The layout of one rank and the arena of another, to be handed to epoch_new(). */
+struct epoch_parts engine_parts(const struct engine_cluster *c, uint32_t layout, uint32_t arena);
 
 /* Regions hold what they hold at that version. */
 void engine_fill_regions(struct engine_rank *r, uint64_t version);

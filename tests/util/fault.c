@@ -20,7 +20,7 @@
 /* Names in a run, and while ftmem_restore() runs. */
 static const char *const point_name[POINT_COUNT][2] = {
 	[POINT_BEGIN_FILL] = {"begin-fill", "refill"},
-	[POINT_COPY] = {"copy", "fill"},
+	[POINT_COPY] = {"copy", "recopy"},
 	[POINT_TELL] = {"tell", "retell"},
 	[POINT_EXCHANGE] = {"exchange", "reexchange"},
 	[POINT_TRAILER] = {"trailer", "retrailer"},
@@ -38,7 +38,9 @@ static const char *const point_name[POINT_COUNT][2] = {
 	[POINT_REBUILD] = {"rebuild", "rebuild"},
 	[POINT_REBUILD_SEND] = {"rebuild-send", "rebuild-send"},
 	[POINT_REBUILT] = {"rebuilt", "rebuilt"},
+	[POINT_ROUTE] = {"match", "plan"},
 	[POINT_MOVE] = {"move", "move"},
+	[POINT_FILL] = {"fill", "fill"},
 	[POINT_MOVE_SEND] = {"move-send", "move-send"},
 	[POINT_RETIRE] = {"retire", "retire"},
 	[POINT_RESPAWN] = {"respawn", "respawn"},

@@ -21,7 +21,7 @@
  * While ftmem_restore() runs some points have names of their own, in brackets:
  *
  *   begin-fill [refill]           before a slot is marked as being filled
- *   copy [fill]                   before the checksum of a block that is copied is taken
+ *   copy [recopy]                 before the checksum of a block that is copied is taken
  *   tell, exchange, trailer       before a message of the exchange is sent
  *     [retell, reexchange, retrailer]
  *   encode [reencode]             before a parity block is computed
@@ -34,8 +34,10 @@
  *   rebuild                       before a row of blocks is decoded
  *   rebuilt                       before a rebuilt block is checked
  *   rebuild-send                  before a block or checksums of a rebuild are sent
- *   move                          before data moves to another epoch's regions
- *   move-send                     before a part of it is sent
+ *   match [plan]                  before records go to the owners of names, or back
+ *   move                          before it is looked up what goes into which region
+ *   fill                          when parts at hand are in the regions, others are not
+ *   move-send                     before a part is sent to another rank
  *   retire                        before arenas of older epochs are given up
  *   respawn                       before an arena is handed to a new ftmem-smp
  *   agree                         before a collective step of open, seal and restore
@@ -81,7 +83,9 @@ enum fault_point {
 	POINT_REBUILD,
 	POINT_REBUILD_SEND,
 	POINT_REBUILT,
+	POINT_ROUTE,
 	POINT_MOVE,
+	POINT_FILL,
 	POINT_MOVE_SEND,
 	POINT_RETIRE,
 	POINT_RESPAWN,

@@ -13,6 +13,7 @@
 #include "memory.h"
 #include "move.h"
 #include "tags.h"
+#include "transfer.h"
 
 /* Whether the version under way has come to its vote. */
 static atomic_bool voted;
@@ -102,8 +103,10 @@ uint32_t __wrap_checksum(const void *data, size_t bytes)
 
 static enum fault_point point_of_tag(uint32_t tag)
 {
-	if (tag == TAG_MOVE)
+	if (tag == TAG_TRANSFER)
 		return POINT_MOVE_SEND;
+	if (tag == TAG_ROUTE)
+		return POINT_ROUTE;
 	switch ((tag - TAG_RAILS) % TAG_KINDS) {
 	case TAG_INTENT: return POINT_TELL;
 	case TAG_BLOCK: return POINT_EXCHANGE;
@@ -253,12 +256,23 @@ int __wrap_rebuild_rails(const struct rebuild_config *config, uint32_t count,
 	return rc;
 }
 
-int __real_move_restore(struct rescue *r);
-int __wrap_move_restore(struct rescue *r);
-int __wrap_move_restore(struct rescue *r)
+int __real_move_restore(struct rescue *r, struct move_report *report);
+int __wrap_move_restore(struct rescue *r, struct move_report *report);
+int __wrap_move_restore(struct rescue *r, struct move_report *report)
 {
 	fault_pass(POINT_MOVE);
-	return __real_move_restore(r);
+	return __real_move_restore(r, report);
+}
+
+int __real_transfer_run(const struct transfer_config *config, const struct transfer_stream *out,
+                        uint32_t outs, const struct transfer_stream *in, uint32_t ins);
+int __wrap_transfer_run(const struct transfer_config *config, const struct transfer_stream *out,
+                        uint32_t outs, const struct transfer_stream *in, uint32_t ins);
+int __wrap_transfer_run(const struct transfer_config *config, const struct transfer_stream *out,
+                        uint32_t outs, const struct transfer_stream *in, uint32_t ins)
+{
+	fault_pass(POINT_FILL);
+	return __real_transfer_run(config, out, outs, in, ins);
 }
 
 int __real_session_restore(struct ftmem *ft, uint64_t *version);

@@ -134,7 +134,8 @@ static inline void begin(struct cluster *c, struct part *p, uint64_t version, bo
 	p->slot = p->arena->slot[version % 2];
 	p->pending = go ? p->plan.blocks : 0;
 	memset((void *)p->landed, COPY_PENDING, p->plan.blocks);
-	p->job = (struct copy_job){&p->plan, p->slot.data, NULL, p->landed};
+	p->job = (struct copy_job){
+		.plan = &p->plan, .data = p->slot.data, .landed = p->landed};
 	if (p->rail == 0)
 		test_job_data(p->rank, version, p->data, p->arena->shape.data_bytes);
 	stripe_begin(p->stripe, version, go, &p->slot, p->rail == 0 ? &p->job : NULL);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A layout over memory of its own, for tests of what copies it. Regions lie one
- * after the other with space bytes between them, filled with random bytes.
+ * A settled layout over memory of its own, for tests of what copies it. Its regions
+ * are private, so each is one piece. They lie one after the other in memory with space
+ * bytes between them, filled with random bytes.
  */
 #ifndef FTMEM_TEST_LAYOUT_H
 #define FTMEM_TEST_LAYOUT_H
@@ -9,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "layout.h"
 #include "rail.h"
-#include "region.h"
 #include "test_random.h"
 
 struct test_layout {
@@ -32,22 +33,26 @@ static inline void test_layout_init(struct test_layout *t, const uint64_t *bytes
 	memset(t, 0, sizeof(*t));
 	if (count == 0)
 		return;
-	t->layout.count = count;
+	t->layout.regions = t->layout.pieces = count;
 	t->layout.blob_bytes = 200 + 3 * (uint64_t)count;
 	t->layout.blob = malloc(t->layout.blob_bytes);
-	t->layout.entry = calloc(count, sizeof(*t->layout.entry));
+	t->layout.region = calloc(count, sizeof(*t->layout.region));
+	t->layout.piece = calloc(count, sizeof(*t->layout.piece));
 	for (uint32_t i = 0; i < count; i++)
 		t->memory_bytes += bytes[i] + space;
 	t->memory = malloc(t->memory_bytes);
-	if (!t->layout.blob || !t->layout.entry || !t->memory)
+	if (!t->layout.blob || !t->layout.region || !t->layout.piece || !t->memory)
 		abort();
 	test_random_fill(random, t->layout.blob, t->layout.blob_bytes);
 	test_random_fill(random, t->memory, t->memory_bytes);
 	offset = test_layout_align(t->layout.blob_bytes);
 	for (uint32_t i = 0; i < count; i++) {
-		t->layout.entry[i].addr = t->memory + at;
-		t->layout.entry[i].offset = offset;
-		t->layout.entry[i].bytes = bytes[i];
+		t->layout.region[i].addr = t->memory + at;
+		t->layout.region[i].bytes = bytes[i];
+		t->layout.piece[i].region = i;
+		t->layout.piece[i].offset = offset;
+		t->layout.piece[i].bytes = bytes[i];
+		t->layout.region_bytes += bytes[i];
 		at += bytes[i] + space;
 		offset = test_layout_align(offset + bytes[i]);
 	}
@@ -57,7 +62,8 @@ static inline void test_layout_init(struct test_layout *t, const uint64_t *bytes
 static inline void test_layout_deinit(struct test_layout *t)
 {
 	free(t->layout.blob);
-	free(t->layout.entry);
+	free(t->layout.region);
+	free(t->layout.piece);
 	free(t->memory);
 }
 
@@ -75,18 +81,18 @@ static inline struct rail test_layout_rail(const struct test_layout *t, uint32_t
 	return r;
 }
 
-/* The slot's data as the layout defines it: blob and regions, zeros between. */
+/* The slot's data as the layout defines it: blob and pieces, zeros between. */
 static inline uint8_t *test_layout_image(const struct test_layout *t)
 {
 	uint8_t *image = calloc(1, t->layout.data_bytes + 1);
 
 	if (!image)
 		abort();
-	if (t->layout.count > 0)
+	if (t->layout.regions > 0)
 		memcpy(image, t->layout.blob, t->layout.blob_bytes);
-	for (uint32_t i = 0; i < t->layout.count; i++)
-		memcpy(image + t->layout.entry[i].offset, t->layout.entry[i].addr,
-		       t->layout.entry[i].bytes);
+	for (uint32_t i = 0; i < t->layout.pieces; i++)
+		memcpy(image + t->layout.piece[i].offset,
+		       t->layout.region[t->layout.piece[i].region].addr, t->layout.piece[i].bytes);
 	return image;
 }
 
