@@ -43,6 +43,22 @@ struct move {
 	uint32_t outs, ins;
 };
 
+/*
+ * After messages from rank to rank. Who failed has marked its network, whose messages may
+ * still be on their way; but all ranks are still at the same collective step, and take
+ * that one.
+ */
+static int agree_sent(struct ftmem *ft, int rc, const char *what)
+{
+	bool broken = ft->net->broken;
+
+	ft->net->broken = false;
+	rc = session_agree(ft, rc, what);
+	ft->net->broken =
+		ft->net->broken || broken || rc == FTMEM_ENET || rc == FTMEM_ETIMEOUT;
+	return rc;
+}
+
 /* --- what is stored, as boxes --- */
 
 /* A private region is a tensor of bytes that belongs to its rank. */
@@ -233,16 +249,20 @@ static int find_parts(struct move *v)
 	if (rc == 0)
 		rc = publish(v, route);
 	rc = session_agree(ft, rc, "describing what is stored");
-	if (rc == 0)
+	if (rc == 0) {
 		rc = courier_forward(ft->net, route, ft->opts.timeout_ms, "planning the restore");
-	if (rc == 0)
-		rc = session_agree(ft, solve(v, route), "planning the restore");
-	if (rc == 0)
+		if (rc == 0)
+			rc = solve(v, route);
+		rc = agree_sent(ft, rc, "planning the restore");
+	}
+	if (rc == 0) {
 		rc = courier_back(ft->net, route, ft->opts.timeout_ms, "planning the restore");
-	if (rc == 0)
-		rc = read_answers(v, route);
+		if (rc == 0)
+			rc = read_answers(v, route);
+		rc = agree_sent(ft, rc, "comparing layouts");
+	}
 	route_free(route);
-	return session_agree(ft, rc, "comparing layouts");
+	return rc;
 }
 
 /* --- who sends what to whom --- */
@@ -352,13 +372,15 @@ static int exchange_orders(struct move *v)
 	if (rc == 0)
 		rc = put_orders(v, route);
 	rc = session_agree(ft, rc, "ordering what is stored elsewhere");
-	if (rc == 0)
+	if (rc == 0) {
 		rc = courier_forward(ft->net, route, ft->opts.timeout_ms,
 		                     "ordering what is stored elsewhere");
-	if (rc == 0)
-		rc = take_orders(v, route);
+		if (rc == 0)
+			rc = take_orders(v, route);
+		rc = agree_sent(ft, rc, "ordering what is stored elsewhere");
+	}
 	route_free(route);
-	return session_agree(ft, rc, "ordering what is stored elsewhere");
+	return rc;
 }
 
 /* --- moving --- */
@@ -489,12 +511,14 @@ static int fill_regions(struct move *v, struct move_report *report)
 		return rc;
 	/* Also a rank that fails here serves the others. */
 	local_rc = put_local(v, report);
+	if (local_rc < 0)
+		log_line(&ft->opts.log, FTMEM_LOG_ERROR, "%s", error_msg());
 	rc = transfer_run(&config, v->out, v->outs, v->in, v->ins);
-	rc = local_rc < 0 ? local_rc : rc;
+	rc = rc == 0 ? local_rc : rc;
 	for (uint32_t i = 0; i < v->ins; i++)
 		for (uint32_t p = 0; p < v->in[i].parts; p++)
 			report->moved_bytes += v->in[i].part[p].view.bytes;
-	rc = session_agree(ft, rc, "filling the regions");
+	rc = agree_sent(ft, rc, "filling the regions");
 	report->seconds = (double)(clock_ns() - begin) * 1e-9;
 	return rc;
 }

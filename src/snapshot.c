@@ -180,6 +180,10 @@ static int step_comparing(struct snapshot *s)
 		                  s->reason, sizeof(s->reason));
 		if (rc < 0)
 			return rc;
+		if (s->net->rank == 0)
+			log_line(s->log, FTMEM_LOG_ERROR,
+			         "version %" PRIu64 " is dropped, its replicas differ: %s",
+			         s->version, s->reason);
 		s->filled = COMMIT_FAILED;
 	}
 	rc = begin_vote(s);
