@@ -122,16 +122,17 @@ static void row_sizes(const struct box *b, uint64_t size[FTMEM_MAX_DIMS])
 {
 	uint64_t product = 1;
 
-	for (uint32_t d = b->ndim; d-- > 0;) {
+	for (uint32_t d = FTMEM_MAX_DIMS; d-- > 0;) {
 		size[d] = product;
-		product *= b->extent[d];
+		if (d < b->ndim)
+			product *= b->extent[d];
 	}
 }
 
 uint32_t box_range(const struct box *b, uint64_t from, uint64_t to, struct box out[BOX_RANGE_MAX])
 {
 	const struct box whole = *b;
-	uint64_t size[FTMEM_MAX_DIMS] = {0};
+	uint64_t size[FTMEM_MAX_DIMS];
 	uint32_t count = 0;
 
 	row_sizes(&whole, size);

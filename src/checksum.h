@@ -19,5 +19,13 @@ uint32_t checksum_more_ref(uint32_t sum, const void *data, size_t bytes);
  * integrity. Start with DIGEST_INIT. */
 #define DIGEST_INIT UINT64_C(0xcbf29ce484222325)
 uint64_t digest_more(uint64_t digest, const void *data, size_t bytes);
+/* Spreads each bit of a word over all of it: for pseudo-random choices. A permutation
+ * (the finalizer of SplitMix64; Steele, Lea, Flood, 2014). */
+static inline uint64_t digest_mix(uint64_t word)
+{
+	word = (word ^ word >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	word = (word ^ word >> 27) * UINT64_C(0x94d049bb133111eb);
+	return word ^ word >> 31;
+}
 
 #endif

@@ -109,14 +109,6 @@ uint64_t compare_bytes(const struct compare *c)
 
 /* --- the word --- */
 
-/* The finalizer of SplitMix64: a permutation in which each bit depends on all. */
-static uint64_t mix(uint64_t z)
-{
-	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-	return z ^ z >> 31;
-}
-
 static uint64_t cell_hash(const struct compare *c, uint32_t cell)
 {
 	const char *name = region_of(c, cell)->name;
@@ -124,7 +116,7 @@ static uint64_t cell_hash(const struct compare *c, uint32_t cell)
 	uint64_t digest = digest_more(DIGEST_INIT, name, strlen(name) + 1);
 
 	digest = digest_more(digest, b->start, b->ndim * sizeof(b->start[0]));
-	return mix(digest_more(digest, b->extent, b->ndim * sizeof(b->extent[0])));
+	return digest_mix(digest_more(digest, b->extent, b->ndim * sizeof(b->extent[0])));
 }
 
 uint64_t compare_word(const struct compare *c)
@@ -137,9 +129,10 @@ uint64_t compare_word(const struct compare *c)
 		uint64_t hash = cell_hash(c, i);
 
 		for (uint32_t j = c->first[i]; j < c->first[i + 1]; j++) {
-			uint64_t check = mix(hash + (j - c->first[i]));
+			uint64_t check = digest_mix(hash + (j - c->first[i]));
 
-			word += c->sum[j] * (mix(check + cell->ordinal) - mix(check + next));
+			word += c->sum[j] * (digest_mix(check + cell->ordinal) -
+			                     digest_mix(check + next));
 		}
 	}
 	return word;

@@ -7,12 +7,12 @@
 
 struct claim {
 	struct match_claim said;
-	uint32_t number, count;     /* of the record; ranks that sent it */
+	uint32_t number, count; /* of the record; ranks that sent it */
 	uint64_t elements;
 	const struct tensor *other; /* same name, but not alike; or NULL */
 	bool many;                  /* the tensor's boxes overlap in too many cells */
 	uint32_t cells;
-	uint64_t inside, part;      /* the first of its cells in match.inside, in match.part */
+	uint64_t inside, part; /* the first of its cells in match.inside, in match.part */
 };
 
 struct cell {
@@ -37,8 +37,8 @@ struct match {
 struct tensor_claims {
 	struct claim **claim;
 	uint32_t claims, boxes;
-	struct box *box;  /* [boxes] distinct ones */
-	uint32_t *first;  /* [boxes + 1] claims of box i: first[i] .. first[i + 1] - 1 */
+	struct box *box; /* [boxes] distinct ones */
+	uint32_t *first; /* [boxes + 1] claims of box i: first[i] .. first[i + 1] - 1 */
 	struct match_cut cut;
 	struct bytes holder; /* struct match_holder, of one cell */
 };
@@ -209,9 +209,8 @@ static int hold_cell(struct tensor_claims *t, const struct match_place *place)
 {
 	for (uint32_t i = t->first[place->box]; i < t->first[place->box + 1]; i++) {
 		const struct claim *c = t->claim[i];
-		struct match_holder holder = {.group = c->said.group,
-		                              .count = c->count,
-		                              .part = c->part + place->index};
+		struct match_holder holder = {
+			.group = c->said.group, .count = c->count, .part = c->part + place->index};
 		int rc = bytes_put(&t->holder, &holder, sizeof(holder));
 
 		if (rc)
@@ -272,6 +271,8 @@ static int match_name(struct match *m, struct claim **claim, uint32_t claims)
 {
 	const struct tensor *low = &claim[0]->said.tensor, *high = &claim[claims - 1]->said.tensor;
 	struct tensor_claims t = {.claim = claim, .claims = claims};
+	struct box *box = NULL;
+	uint32_t *first = NULL;
 	int rc = FTMEM_ENOMEM;
 
 	if (!tensor_alike(low, high)) {
@@ -279,16 +280,18 @@ static int match_name(struct match *m, struct claim **claim, uint32_t claims)
 			claim[i]->other = tensor_alike(low, &claim[i]->said.tensor) ? high : low;
 		return FTMEM_OK;
 	}
-	t.box = malloc(claims * sizeof(*t.box));
-	t.first = malloc(((size_t)claims + 1) * sizeof(*t.first));
-	if (t.box && t.first) {
+	box = malloc(claims * sizeof(*box));
+	first = malloc(((size_t)claims + 1) * sizeof(*first));
+	if (box && first) {
+		t.box = box;
+		t.first = first;
 		find_boxes(&t);
 		rc = match_boxes(m, &t);
 	} else {
 		no_memory(m);
 	}
-	free(t.box);
-	free(t.first);
+	free(box);
+	free(first);
 	match_cut_deinit(&t.cut);
 	bytes_deinit(&t.holder);
 	return rc;

@@ -35,7 +35,7 @@ struct cutter {
 	struct bytes piece; /* struct piece */
 	uint32_t spare;     /* list of pieces that are no more */
 	uint32_t pieces;
-	int rc;             /* of finding pairs */
+	int rc; /* of finding pairs */
 };
 
 static const struct pair *pairs(const struct cutter *c, uint64_t *count)
@@ -192,7 +192,8 @@ static int number_cells(struct cutter *c, struct match_cut *out)
 		if (c->head[i] == LONE)
 			rc = put_cell(c, i, &c->box[i], out);
 		else
-			for (uint32_t at = c->head[i]; at != NONE && !rc; at = piece_at(c, at)->next)
+			for (uint32_t at = c->head[i]; at != NONE && !rc;
+			     at = piece_at(c, at)->next)
 				rc = put_cell(c, i, &piece_at(c, at)->box, out);
 		if (rc)
 			return rc;

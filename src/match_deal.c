@@ -6,14 +6,6 @@
 
 #include "checksum.h"
 
-/* Spreads what a digest leaves in few bits (SplitMix64's end; Steele, Lea, Flood 2014). */
-static uint64_t mix(uint64_t word)
-{
-	word = (word ^ word >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	word = (word ^ word >> 27) * UINT64_C(0x94d049bb133111eb);
-	return word ^ word >> 31;
-}
-
 static uint64_t seed_of(const struct tensor *t, const struct box *cell)
 {
 	uint64_t digest = digest_more(DIGEST_INIT, t->name, strlen(t->name));
@@ -138,7 +130,7 @@ void match_deal(const struct tensor *t, const struct box *cell, struct match_hol
 	level = find_level(holder, count, *shares);
 	extra = *shares - (uint32_t)taken_at(holder, count, level, &more);
 	if (more > 0)
-		turn = (uint32_t)(mix(seed) % more);
+		turn = (uint32_t)(digest_mix(seed) % more);
 	for (uint32_t at = 0, end; at < count; at = end) {
 		uint32_t takers;
 
@@ -150,6 +142,6 @@ void match_deal(const struct tensor *t, const struct box *cell, struct match_hol
 			turn = turn + 1 < more ? turn + 1 : 0;
 		}
 		deal_group(&holder[at], end - at, ranks, takers,
-		           (uint32_t)(mix(seed + 1 + holder[at].group) % ranks), &share);
+		           (uint32_t)(digest_mix(seed + 1 + holder[at].group) % ranks), &share);
 	}
 }

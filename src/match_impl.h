@@ -10,7 +10,7 @@
 #include "match.h"
 
 /* match_cut(): the boxes overlap in too many cells. */
-#define MATCH_TOO_MANY 1
+#define MATCH_TOO_MANY   1
 /* Of boxes that overlap, at most: pairs, and cells counted for each box they lie in. */
 #define MATCH_PLACES_MAX (16 * MATCH_CELLS_MAX)
 

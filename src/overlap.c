@@ -51,18 +51,19 @@ static uint32_t distinct_starts(const struct box *box, uint32_t count, uint32_t 
 	return distinct;
 }
 
-/* The dimension in which most starts are different: where the boxes lie apart. */
-static int choose_dim(const struct box *box, uint32_t count, uint32_t *dim)
+/* The dimension in which most starts are different: where the boxes lie apart. False: no
+ * memory. */
+static bool choose_dim(const struct box *box, uint32_t count, uint32_t *dim)
 {
 	uint32_t most = 0;
 	uint64_t *word;
 
 	*dim = 0;
 	if (count == 0 || box[0].ndim < 2)
-		return FTMEM_OK;
+		return true;
 	word = calloc(count, sizeof(*word));
 	if (!word)
-		return FTMEM_ENOMEM;
+		return false;
 	for (uint32_t d = 0; d < box[0].ndim; d++) {
 		uint32_t distinct = distinct_starts(box, count, d, word);
 
@@ -72,7 +73,7 @@ static int choose_dim(const struct box *box, uint32_t count, uint32_t *dim)
 		}
 	}
 	free(word);
-	return FTMEM_OK;
+	return true;
 }
 
 static uint32_t middle(uint32_t from, uint32_t to)
@@ -108,26 +109,33 @@ static void add_spans(struct overlap_index *x, uint32_t count)
 	set_reach(x->span, 0, x->spans);
 }
 
-int overlap_index_new(const struct box *box, uint32_t count, struct overlap_index **out)
+/* NULL: no memory, which is said. */
+static struct overlap_index *index_make(const struct box *box, uint32_t count)
 {
 	struct overlap_index *x = calloc(1, sizeof(*x));
-	int rc = FTMEM_ENOMEM;
 
 	if (!x)
 		goto fail;
 	x->box = box;
 	x->span = calloc(count > 0 ? count : 1, sizeof(*x->span));
-	if (!x->span)
-		goto fail;
-	rc = choose_dim(box, count, &x->dim);
-	if (rc)
+	if (!x->span || !choose_dim(box, count, &x->dim))
 		goto fail;
 	add_spans(x, count);
-	*out = x;
-	return FTMEM_OK;
+	return x;
 fail:
 	overlap_index_free(x);
-	return error_set(rc, "no memory for an index of %u boxes", count);
+	error_set(FTMEM_ENOMEM, "no memory for an index of %u boxes", count);
+	return NULL;
+}
+
+int overlap_index_new(const struct box *box, uint32_t count, struct overlap_index **out)
+{
+	struct overlap_index *x = index_make(box, count);
+
+	if (!x)
+		return FTMEM_ENOMEM;
+	*out = x;
+	return FTMEM_OK;
 }
 
 void overlap_index_free(struct overlap_index *x)
@@ -203,11 +211,10 @@ static bool pairs_of(const struct overlap_index *x, uint32_t i,
 int overlap_pairs(const struct box *box, uint32_t count,
                   bool (*pair)(void *arg, uint32_t i, uint32_t j), void *arg)
 {
-	struct overlap_index *x = NULL;
-	int rc = overlap_index_new(box, count, &x);
+	struct overlap_index *x = index_make(box, count);
 
-	if (rc)
-		return rc;
+	if (!x)
+		return FTMEM_ENOMEM;
 	for (uint32_t i = 0; i < x->spans && pairs_of(x, i, pair, arg); i++)
 		;
 	overlap_index_free(x);

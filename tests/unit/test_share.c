@@ -124,8 +124,8 @@ static void freeze_all(struct job *j)
 static void settle_all(struct job *j)
 {
 	for (uint32_t i = 0; i < j->ranks; i++)
-		assert_int_equal(
-			pthread_create(&j->rank[i].thread, NULL, settle_main, &j->rank[i]), 0);
+		assert_int_equal(pthread_create(&j->rank[i].thread, NULL, settle_main, &j->rank[i]),
+		                 0);
 	for (uint32_t i = 0; i < j->ranks; i++)
 		pthread_join(j->rank[i].thread, NULL);
 	assert_int_equal(fake_net_unreceived(j->f), 0);
@@ -166,6 +166,33 @@ static void replicas_are_divided_evenly(void **state)
 		assert_int_equal(j.rank[r].count, 1);
 		assert_int_equal(j.rank[r].cells[0].region, 0);
 		assert_int_equal(j.rank[r].cells[0].cell.holders, 8);
+	}
+	job_deinit(&j);
+}
+
+static void two_shares_go_to_different_groups(void **state)
+{
+	struct job j;
+
+	(void)state;
+	job_init(&j, 6, 1);
+	for (uint32_t r = 0; r < 6; r++) {
+		j.rank[r].group = r / 3;
+		for (uint32_t t = 0; t < 10; t++) {
+			char name[16];
+
+			snprintf(name, sizeof(name), "bias.%u", t);
+			add_1d(&j.rank[r], name, 1, 2 * MATCH_SHARE_MIN, 0, 2 * MATCH_SHARE_MIN);
+		}
+	}
+	settle_well(&j);
+	for (uint32_t t = 0; t < 10; t++) {
+		uint64_t stored[2] = {0};
+
+		for (uint32_t r = 0; r < 6; r++)
+			stored[j.rank[r].group] += stored_elements(j.rank[r].layout, t);
+		assert_int_equal(stored[0], MATCH_SHARE_MIN);
+		assert_int_equal(stored[1], MATCH_SHARE_MIN);
 	}
 	job_deinit(&j);
 }
@@ -221,9 +248,8 @@ static void ranks_without_regions_take_part(void **state)
 	settle_well(&j);
 	for (uint32_t r = 0; r < 6; r++)
 		assert_int_equal(j.rank[r].count, r == 2 || r == 5);
-	assert_int_equal(stored_elements(j.rank[2].layout, 0)
-	                         + stored_elements(j.rank[5].layout, 0),
-	                 100);
+	assert_int_equal(
+		stored_elements(j.rank[2].layout, 0) + stored_elements(j.rank[5].layout, 0), 100);
 	assert_int_equal(j.rank[0].layout->data_bytes, 0);
 	job_deinit(&j);
 }
@@ -502,6 +528,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(replicas_are_divided_evenly),
+		cmocka_unit_test(two_shares_go_to_different_groups),
 		cmocka_unit_test(what_one_rank_has_it_stores_whole),
 		cmocka_unit_test(a_rank_alone_stores_all_and_sends_nothing),
 		cmocka_unit_test(ranks_without_regions_take_part),
