@@ -41,7 +41,7 @@ LARGE = names(4)                      # with parity 2
 TWO_EACH = ("n0", "n0", "n1", "n1", "n2", "n2")
 UNEQUAL = ("n0", "n1", "n1", "n2")
 
-COUNT = {"copy": 7, "exchange": 4, "encode": 3, "trailer": 2, "fill": 3, "rebuild": 3,
+COUNT = {"copy": 7, "exchange": 4, "encode": 3, "trailer": 2, "recopy": 3, "rebuild": 3,
          "rebuild-send": 4, "rebuilt": 5, "reexchange": 2, "reencode": 2}
 
 

@@ -417,8 +417,12 @@ static void train(struct trainer *t)
 				check(t, rc, "ftmem_wait");
 		}
 	}
-	if (last >= first && check(t, ftmem_wait(t->ft, last, t->timeout_ms), "ftmem_wait") == 0)
-		note_committed(t, last);
+	if (last >= first)
+		check(t, ftmem_wait(t->ft, last, t->timeout_ms), "ftmem_wait");
+	/* Also those that were committed when nobody looked any more. */
+	for (uint64_t w = t->noted < first ? first : t->noted + 1; w <= last; w++)
+		if (ftmem_wait(t->ft, w, 0) == 0)
+			note_committed(t, w);
 }
 
 /* Where ftmem-smp was killed, until every rank of the node has handed its memory to

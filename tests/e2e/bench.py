@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""ftmem_bench, short: that it measures what it says, on four simulated nodes.
+
+usage: bench.py --run COMMAND... --bench PROGRAM --readme FILE
+
+COMMAND is followed by a number of ranks and the program. Times are not judged.
+"""
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+SHARED = ["--bytes", "16M", "--replicas", "2", "--compare"]
+SHAPES = ["--bytes", "400000", "--regions", "3", "--reshape", "--parity", "2"]
+BASE = ["--ranks-per-node", "1", "--repeat", "1", "--lose", "none"]
+SHAPE_NAMES = ["rows", "rotated", "columns", "grid", "whole", "fewer"]
+
+
+class Failure(Exception):
+    """What is not as it must be."""
+
+
+def need(good, what):
+    if not good:
+        raise Failure(what)
+
+
+def bench(args, ranks, *options):
+    done = subprocess.run([*args.run, str(ranks), args.bench, *options], text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def measure(args, ranks, *options):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "out.json"
+        status, text = bench(args, ranks, *BASE, *options, "--json", str(path))
+        need(status == 0, f"{options}: status {status}\n{text}")
+        out = json.loads(path.read_text())
+    need(out["verified"] is True and out["verified_bytes"] > 0, f"{options}: not verified")
+    return out
+
+
+def keys_are_explained(args, out):
+    explained = set(re.findall(r"`([a-z_A-Z.*]+)`", pathlib.Path(args.readme).read_text()))
+    explained |= {key.split(".")[0] for key in explained}
+    missing = sorted(set(out) - explained)
+    need(not missing, f"keys that the README does not explain: {missing}")
+
+
+def shares_are_a_half(args):
+    out = measure(args, 4, *SHARED)
+    shares = out["shares"]
+    need(shares["checked"] and shares["right"], f"shares: {shares}")
+    for key in ("stored_ratio", "arena_ratio", "sent_ratio"):
+        need(abs(shares[key] * 2 - 1) <= 0.01, f"{key} is {shares[key]}")
+    need(shares["registered_ratio"] == 1, "the replicas have not the state of one rank")
+    need(set(out["compare"]) == {"off", "on"}, f"compare: {out['compare']}")
+    keys_are_explained(args, out)
+
+
+def shapes_are_filled(args):
+    out = measure(args, 4, *SHAPES)
+    shapes = out["reshape"]
+    rows, cols = shapes["shape"]
+    whole = rows * cols * shapes["element_bytes"] * shapes["tensors"]
+    for name in SHAPE_NAMES:
+        filled = shapes[name]["filled_bytes"]
+        need(filled == whole * (4 if name == "whole" else 1), f"{name}: {filled} bytes")
+    moved = {name: shapes[name]["moved_bytes"] for name in SHAPE_NAMES}
+    need(moved["rows"] == 0 and moved["rotated"] == whole, f"moved: {moved}")
+    need(moved["columns"] == whole * 3 // 4 and moved["whole"] == whole * 3, f"moved: {moved}")
+    need(shapes["fewer"]["ranks"] == 3, "fewer is not one rank less")
+    keys_are_explained(args, out)
+
+
+def what_cannot_be_is_not_measured(args):
+    out = measure(args, 3, *SHAPES)["reshape"]
+    need("grid" not in out and "fewer" not in out, f"3 nodes, parity 2: {sorted(out)}")
+
+
+def bad_options_are_refused(args):
+    need(bench(args, 2, "--compare")[0] == 2, "--compare alone is not refused")
+    need(bench(args, 2, "--replicas", "0")[0] == 2, "--replicas 0 is not refused")
+    status, text = bench(args, 3, "--bytes", "1M", "--replicas", "2")
+    need(status == 1 and "--replicas: 3 ranks" in text, f"2 replicas of 3 ranks: {text}")
+    status, text = bench(args, 2, "--bytes", "64K", "--reshape")
+    need(status == 1 and "larger --bytes" in text, f"--reshape of little: {text}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run", nargs="+", required=True)
+    parser.add_argument("--bench", required=True)
+    parser.add_argument("--readme", required=True)
+    args = parser.parse_args()
+    failed = False
+    for case in (bad_options_are_refused, shares_are_a_half, shapes_are_filled,
+                 what_cannot_be_is_not_measured):
+        try:
+            case(args)
+            print(f"{case.__name__}: good")
+        except Failure as failure:
+            print(f"{case.__name__}: FAILED: {failure}")
+            failed = True
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
