@@ -238,34 +238,6 @@ static void another_order_is_fine(void)
 	cluster_deinit(&job);
 }
 
-static void another_number_of_ranks_is_refused(void)
-{
-	struct cluster few;
-	MPI_Comm three;
-
-	start_fresh();
-	cluster_commit(&job, 1);
-	cluster_commit(&job, 2);
-	cluster_close(&job);
-	MPI_Comm_split(MPI_COMM_WORLD, job.rank < 3, (int)job.rank, &three);
-	if (job.rank < 3) {
-		cluster_init(&few, three, "1,1,1");
-		few.opts.block_bytes = 4096;
-		memcpy(few.job, job.job, sizeof(few.job));
-		cluster_regions(&few, (const uint64_t[]){100000 + 5000 * job.rank, 4095, 1}, 3);
-		cluster_start(&few);
-		cluster_restore_fails(&few, FTMEM_ELAYOUT);
-		CHECK_MESSAGE("4 ranks");
-		cluster_close(&few);
-		cluster_regions(&few, NULL, 0);
-	}
-	check_barrier(job.comm);
-	MPI_Comm_free(&three);
-	cluster_start(&job);
-	cluster_restore(&job, 2);
-	cluster_deinit(&job);
-}
-
 static void a_region_may_move_in_memory(void)
 {
 	uint64_t newest = 0, after = 0;
@@ -315,7 +287,6 @@ int main(int argc, char **argv)
 		{"a_subset_of_what_is_stored_is_fine", a_subset_of_what_is_stored_is_fine},
 		{"another_size_is_refused", another_size_is_refused},
 		{"another_order_is_fine", another_order_is_fine},
-		{"another_number_of_ranks_is_refused", another_number_of_ranks_is_refused},
 		{"a_region_may_move_in_memory", a_region_may_move_in_memory},
 		{"epochs_that_hold_nothing_do_not_pile_up",
 	         epochs_that_hold_nothing_do_not_pile_up},
