@@ -29,6 +29,12 @@ static const char help[] =
 	"                        lowest rank.\n"
 	"  --repeat N            repetitions of each measurement, 1 to 999 (default 7)\n"
 	"  --regions N           regions the state is cut into (default 8)\n"
+	"  --replicas R          each R ranks have the same state, stored once in shares:\n"
+	"                        what a rank stores, holds and sends must fall to 1/R of\n"
+	"                        what it is without, measured before (default 1)\n"
+	"  --compare             measure snapshots that compare replicas beside others\n"
+	"  --reshape             measure restores into other boxes than were stored, and on\n"
+	"                        one rank less; some need the state of all ranks on each\n"
 	"  --json FILE           write the results as JSON too, - for standard output\n"
 	"  --help                this text\n"
 	"\n"
@@ -44,6 +50,12 @@ static const char help[] =
 	"A node is lost by closing the job and killing the node's ftmem-smp: its memory\n"
 	"is gone. Ranks then start again into memory filled with garbage.\n"
 	"\n"
+	"With --reshape the state is tensors that are cut by rows. What is restored:\n"
+	"  rows      what each rank stored; nothing moves\n"
+	"  rotated   the rows that the rank before stored: all bytes move\n"
+	"  columns, grid, whole    columns; tiles; all on each rank\n"
+	"  fewer     rows on all ranks but the last\n"
+	"\n"
 	"Limits are measured at the library's block size with all ranks at once, one\n"
 	"thread each, and given for all ranks together and for one:\n"
 	"  memcpy    bytes copied, state to other memory, both out of cache\n"
@@ -52,8 +64,8 @@ static const char help[] =
 	"  mpi       bytes each rank sends to the next node while it receives as many\n"
 	"The floor is the time of a protect if each byte took exactly those:\n"
 	"  (D/memcpy + (1+m+m/k)D/checksum + mD/mpi + mD/encode) / P\n"
-	"with D bytes and rates of one rank; P = CPUs per rank, at least 1, at most one\n"
-	"more than the library's copy threads.\n"
+	"with D bytes (with --replicas its share) and rates of one rank; P = CPUs per\n"
+	"rank, at least 1, at most one more than the library's copy threads.\n"
 	"\n"
 	"Other options of the library are set by its environment variables (FTMEM_DIR,\n"
 	"FTMEM_BLOCK_BYTES, FTMEM_WINDOW, FTMEM_COPY_THREADS, ...). Under mpirun pass\n"
@@ -63,8 +75,8 @@ static const char help[] =
 	"  mpirun -n 4 --oversubscribe --bind-to none \\\n"
 	"      ftmem_bench --ranks-per-node 1 --bytes 256M --parity 2 --json out.json\n"
 	"\n"
-	"Exit status: 0 measured and every byte right; 1 something failed or a byte was\n"
-	"wrong; 2 bad option.\n";
+	"Exit status: 0 measured and every byte right; 1 something failed, a byte was\n"
+	"wrong, or shares are not 1/R within 1%; 2 bad option.\n";
 
 const char *args_help(void)
 {
@@ -141,7 +153,8 @@ static bool node_list(const char *text, struct args *a)
 	return true;
 }
 
-enum option_id { BYTES = 1, PARITY, GROUP, RANKS_PER_NODE, LOSE, REPEAT, REGIONS, JSON, HELP };
+enum option_id { BYTES = 1, PARITY, GROUP, RANKS_PER_NODE, LOSE, REPEAT, REGIONS, REPLICAS,
+                 COMPARE, RESHAPE, JSON, HELP };
 
 static const struct option options[] = {
 	{"bytes", required_argument, NULL, BYTES},
@@ -151,56 +164,69 @@ static const struct option options[] = {
 	{"lose", required_argument, NULL, LOSE},
 	{"repeat", required_argument, NULL, REPEAT},
 	{"regions", required_argument, NULL, REGIONS},
+	{"replicas", required_argument, NULL, REPLICAS},
+	{"compare", no_argument, NULL, COMPARE},
+	{"reshape", no_argument, NULL, RESHAPE},
 	{"json", required_argument, NULL, JSON},
 	{"help", no_argument, NULL, HELP},
 	{NULL, 0, NULL, 0},
 };
 
+/* Options that are a number, and where it goes. */
+static const struct {
+	enum option_id id;
+	uint64_t min, max;
+	size_t at;
+	const char *takes;
+} numbers[] = {
+	{PARITY, 1, 63, offsetof(struct args, parity), "1 to 63 nodes"},
+	{GROUP, 2, 64, offsetof(struct args, group), "2 to 64 nodes"},
+	{RANKS_PER_NODE, 1, 1 << 20, offsetof(struct args, ranks_per_node), "1 or more ranks"},
+	{REPEAT, 1, ARGS_REPEAT_MAX, offsetof(struct args, repeat), "1 to 999 repetitions"},
+	{REGIONS, 1, 100000, offsetof(struct args, regions), "1 to 100000 regions"},
+	{REPLICAS, 1, 100000, offsetof(struct args, replicas), "1 to 100000 ranks"},
+};
+
+static const char *take_number(struct args *a, int option, const char *value)
+{
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) {
+		uint64_t v;
+
+		if ((int)numbers[i].id != option)
+			continue;
+		if (!number(value, numbers[i].min, numbers[i].max, &v))
+			return numbers[i].takes;
+		*(uint32_t *)(void *)((char *)a + numbers[i].at) = (uint32_t)v;
+	}
+	return NULL;
+}
+
 /* NULL, or what the option takes. */
 static const char *take(struct args *a, int option, const char *value)
 {
-	uint64_t v = 0;
-
 	switch (option) {
 	case BYTES:
 		return size(value, &a->bytes) ? NULL : "1 byte to 1048576G, as 64M or 1G";
-	case PARITY:
-		if (!number(value, 1, 63, &v))
-			return "1 to 63 nodes";
-		a->parity = (uint32_t)v;
-		return NULL;
-	case GROUP:
-		if (!number(value, 2, 64, &v))
-			return "2 to 64 nodes";
-		a->group = (uint32_t)v;
-		return NULL;
-	case RANKS_PER_NODE:
-		if (!number(value, 1, 1 << 20, &v))
-			return "1 or more ranks";
-		a->ranks_per_node = (uint32_t)v;
-		return NULL;
 	case LOSE:
 		return node_list(value, a) ? NULL
 		                           : "up to 64 different node numbers, as 0,2, or none";
-	case REPEAT:
-		if (!number(value, 1, ARGS_REPEAT_MAX, &v))
-			return "1 to 999 repetitions";
-		a->repeat = (uint32_t)v;
+	case COMPARE:
+		a->compare = true;
 		return NULL;
-	case REGIONS:
-		if (!number(value, 1, 100000, &v))
-			return "1 to 100000 regions";
-		a->regions = (uint32_t)v;
+	case RESHAPE:
+		a->reshape = true;
 		return NULL;
-	default:
+	case JSON:
 		a->json = value;
 		return *value ? NULL : "the name of a file, or -";
+	default:
+		return take_number(a, option, value);
 	}
 }
 
 enum args_result args_parse(int argc, char **argv, struct args *out, char *text, size_t bytes)
 {
-	struct args a = {.bytes = UINT64_C(256) << 20, .regions = 8, .repeat = 7};
+	struct args a = {.bytes = UINT64_C(256) << 20, .regions = 8, .repeat = 7, .replicas = 1};
 	int option;
 
 	opterr = 0;
@@ -224,6 +250,10 @@ enum args_result args_parse(int argc, char **argv, struct args *out, char *text,
 	}
 	if (optind < argc) {
 		snprintf(text, bytes, "%s is no option; see --help", argv[optind]);
+		return ARGS_WRONG;
+	}
+	if (a.compare && a.replicas < 2) {
+		snprintf(text, bytes, "--compare needs --replicas 2 or more");
 		return ARGS_WRONG;
 	}
 	if (a.regions > a.bytes)

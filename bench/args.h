@@ -16,6 +16,8 @@ struct args {
 	uint32_t parity, group;  /* 0: as the library decides */
 	uint32_t ranks_per_node; /* 0: nodes as launched */
 	uint32_t repeat;
+	uint32_t replicas;       /* ranks with the same state */
+	bool compare, reshape;   /* whether to measure these too */
 	bool lose_given;
 	uint32_t lose_count;     /* 0 with lose_given: lose none */
 	uint32_t lose[ARGS_LOSE_MAX];

@@ -2,7 +2,7 @@
 /*
  * The job under measurement, through the public API. All functions are
  * collective; those that return bool have told stderr why when it is false.
- * Times are in seconds, of the slowest rank.
+ * Times are in seconds, of the slowest rank. Also a rank that is idle calls them.
  */
 #ifndef BENCH_JOB_H
 #define BENCH_JOB_H
@@ -16,7 +16,7 @@ struct job {
 	const struct world *world;
 	const struct ftmem_opts *opts;
 	struct state *state;
-	uint32_t regions;
+	bool idle;         /* this rank takes no part: the library is not called */
 	struct ftmem *ft;
 	uint64_t version;  /* the newest one committed, 0: none */
 	uint64_t wrong;    /* bytes that a restore got wrong, of this rank */
@@ -43,6 +43,9 @@ bool job_restore_nothing(struct job *j);
  */
 bool job_restore(struct job *j, bool lost, double *restore_s);
 
+/* Before job_seal() or after: nothing is stored any more. */
+bool job_forget(struct job *j);
+/* Zeros if idle. */
 bool job_stats(struct job *j, struct ftmem_stats *out);
 
 #endif

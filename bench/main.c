@@ -91,7 +91,7 @@ static bool bench(const struct world *w, const struct args *a, const struct ftme
 		goto out;
 	if (run_all(w, a, opts, resolved, results)) {
 		done = world_check(w, report(w, a, results, part, f), "report")
-		       && results->verified;
+		       && results->verified && results->shares_right;
 	} else if (f) {
 		fclose(f);
 		unlink(part);

@@ -4,6 +4,9 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "json.h"
+#include "report_elastic.h"
+
 static const char *const start_text[START_KINDS] = {"first", "restart", "nodes replaced"};
 static const char *const start_key[START_KINDS] = {"first", "restart", "replace"};
 
@@ -25,9 +28,9 @@ static void print_times(FILE *f, const struct results *r)
 	char name[32];
 
 	fprintf(f, "  %-24s %12s %12s %12s\n", "", "median", "min", "max");
-	row(f, "call", "us", &r->call_us);
-	row(f, "copy", "s", &r->copy_s);
-	row(f, "protect", "s", &r->protect_s);
+	row(f, "call", "us", &r->protect.call_us);
+	row(f, "copy", "s", &r->protect.copy_s);
+	row(f, "protect", "s", &r->protect.protect_s);
 	row(f, "restore, nothing lost", "s", &r->restore_s);
 	for (uint32_t i = 1; i <= LOST_MAX; i++) {
 		snprintf(name, sizeof(name), "rebuild, %" PRIu32 " lost", i);
@@ -74,6 +77,7 @@ void report_table(FILE *f, const struct args *a, const struct world *w, const st
 		        r->load_before);
 	print_times(f, r);
 	print_limits(f, r);
+	report_elastic_table(f, a, r);
 	fprintf(f, "\n  memory held: %.3f times the state, budget %.3f\n"
 	        "  memory beyond state and arenas: %.1f MiB of a rank, budget 64 MiB\n",
 	        r->held_ratio, r->held_budget, (double)r->rss_extra_bytes / MIB);
@@ -81,35 +85,6 @@ void report_table(FILE *f, const struct args *a, const struct world *w, const st
 		fprintf(f, "  verified: yes, %.2f MiB compared\n", (double)r->verified_bytes / MIB);
 	else
 		fprintf(f, "  verified: NO, %" PRIu64 " bytes wrong\n", r->wrong_bytes);
-}
-
-/* JSON has no NaN. */
-static void json_number(FILE *f, double x)
-{
-	if (isfinite(x))
-		fprintf(f, "%.9g", x);
-	else
-		fputs("null", f);
-}
-
-static void json_series(FILE *f, const struct series *s)
-{
-	struct summary sum = series_summary(s);
-
-	fputs("{\"min\": ", f);
-	json_number(f, sum.min);
-	fputs(", \"median\": ", f);
-	json_number(f, sum.median);
-	fputs(", \"max\": ", f);
-	json_number(f, sum.max);
-	fputs("}", f);
-}
-
-static void json_member(FILE *f, const char *key, const struct series *s)
-{
-	fprintf(f, "  \"%s\": ", key);
-	json_series(f, s);
-	fputs(",\n", f);
 }
 
 /* An object of those members that were measured. */
@@ -143,13 +118,6 @@ static void json_starts(FILE *f, const char *key, const struct series *s)
 	fputs("},\n", f);
 }
 
-static void json_double(FILE *f, const char *key, double x, const char *after)
-{
-	fprintf(f, "\"%s\": ", key);
-	json_number(f, x);
-	fputs(after, f);
-}
-
 static void json_limit(FILE *f, const char *name, const struct limit *l, const char *after)
 {
 	char key[64];
@@ -179,11 +147,6 @@ static void json_limits(FILE *f, const struct results *r)
 	json_double(f, "of_floor", r->of_floor, ",\n");
 }
 
-static void json_setting(FILE *f, const char *key, uint64_t value)
-{
-	fprintf(f, "  \"%s\": %" PRIu64 ",\n", key, value);
-}
-
 static void json_settings(FILE *f, const struct args *a, const struct world *w,
                           const struct results *r)
 {
@@ -210,9 +173,9 @@ void report_json(FILE *f, const struct args *a, const struct world *w, const str
 {
 	fputs("{\n", f);
 	json_settings(f, a, w, r);
-	json_member(f, "call_us", &r->call_us);
-	json_member(f, "copy_s", &r->copy_s);
-	json_member(f, "protect_s", &r->protect_s);
+	json_member(f, "call_us", &r->protect.call_us);
+	json_member(f, "copy_s", &r->protect.copy_s);
+	json_member(f, "protect_s", &r->protect.protect_s);
 	json_rebuilds(f, r->rebuild_s);
 	json_member(f, "restore_s", &r->restore_s);
 	json_starts(f, "open_s", r->open_s);
@@ -223,6 +186,7 @@ void report_json(FILE *f, const struct args *a, const struct world *w, const str
 	json_double(f, "held_budget", r->held_budget, ",\n");
 	json_setting(f, "rss_extra_bytes", r->rss_extra_bytes);
 	json_limits(f, r);
+	report_elastic_json(f, a, r);
 	json_setting(f, "verified_bytes", r->verified_bytes);
 	fprintf(f, "  \"verified\": %s\n}\n", r->verified ? "true" : "false");
 }

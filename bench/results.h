@@ -12,8 +12,38 @@
 
 enum start_kind { START_FIRST, START_AGAIN, START_REPLACED, START_KINDS };
 
+/* Of the rank with most, by ftmem_stats(). */
+struct rank_bytes {
+	double registered, stored, arena;
+	double sent;               /* for each version */
+};
+
+struct protect_results {
+	struct series call_us, copy_s, protect_s;
+	struct rank_bytes bytes;
+};
+
+/* What is restored of tensors that are stored by rows. */
+enum shape { SHAPE_ROWS, SHAPE_ROTATED, SHAPE_COLUMNS, SHAPE_GRID, SHAPE_WHOLE, SHAPE_FEWER,
+             SHAPES };
+
+struct shape_results {
+	struct series restore_s;
+	struct series fill_s;      /* of that, filling the regions */
+	uint32_t ranks;
+	uint64_t filled, moved;    /* bytes of all ranks; of these from other ranks */
+	double of_same;            /* time at the rates of rows and rotated, to the time taken */
+};
+
 struct results {
-	struct series call_us, copy_s, protect_s, restore_s;
+	struct protect_results protect;
+	struct protect_results alone;       /* with --replicas: each rank for itself */
+	struct rank_bytes shares;  /* of alone; NAN: nothing is sent */
+	bool shares_checked, shares_right;  /* right too if not checked */
+	struct protect_results compared[2]; /* replicas not compared, compared */
+	struct shape_results shape[SHAPES];
+	struct state_box tensor;   /* of which a rank stores a box; zeros without --reshape */
+	struct series restore_s;
 	struct series rebuild_s[LOST_MAX + 1]; /* by number of nodes lost */
 	struct series open_s[START_KINDS], seal_s[START_KINDS];
 	struct ftmem_stats stats;  /* of rank 0 */

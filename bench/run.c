@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "run.h"
-
 #include <inttypes.h>
 #include <math.h>
 #include <mpi.h>
@@ -8,25 +6,33 @@
 
 #include "error.h"
 #include "memory.h"
-#include "usage.h"
+#include "reshape.h"
+#include "shares.h"
 
-struct run {
-	const struct world *world;
-	const struct args *args;
-	struct results *results;
-	struct state state;
-	struct job job;
-	struct node node;
-	struct usage usage;
-};
+bool run_open(struct run *r, double *open_s)
+{
+	if (!job_open(&r->job, open_s))
+		return false;
+	return world_check(r->world, r->job.idle ? 0 : node_watch(&r->node), "look at ftmem-smp");
+}
+
+bool run_start(struct run *r, double *open_s, double *seal_s)
+{
+	return run_open(r, open_s) && job_seal(&r->job, seal_s);
+}
+
+void run_drop(struct run *r)
+{
+	job_stop(&r->job);
+	node_drop(&r->node);
+	world_barrier();
+}
 
 static bool start(struct run *r, enum start_kind kind, bool timed)
 {
 	double open_s, seal_s;
 
-	if (!job_open(&r->job, &open_s)
-	    || !world_check(r->world, node_watch(&r->node), "look at ftmem-smp")
-	    || !job_seal(&r->job, &seal_s))
+	if (!run_start(r, &open_s, &seal_s))
 		return false;
 	if (timed) {
 		series_add(&r->results->open_s[kind], open_s);
@@ -48,16 +54,34 @@ static bool look_at_memory(struct run *r)
 	return true;
 }
 
+/* before: of this rank, when the versions that count were still to come. */
+static bool count_bytes(struct run *r, const struct ftmem_stats *before, struct rank_bytes *out)
+{
+	struct ftmem_stats s;
+
+	if (!job_stats(&r->job, &s))
+		return false;
+	*out = (struct rank_bytes){
+		.registered = world_max((double)s.region_bytes),
+		.stored = world_max((double)s.data_bytes),
+		.arena = world_max((double)s.held_bytes),
+		.sent = world_max((double)(s.sent_bytes - before->sent_bytes)
+		                  / (double)(s.committed - before->committed)),
+	};
+	return true;
+}
+
 /* The first pass touches both slots and watches memory: not timed. */
-static bool measure_protect(struct run *r)
+bool run_protect(struct run *r, const char *what, struct protect_results *out)
 {
 	struct job_protect_times t;
-	struct results *out = r->results;
+	struct ftmem_stats before;
 
-	world_say(r->world, "protect, %u times", r->args->repeat);
+	world_say(r->world, "%s, %u times", what, r->args->repeat);
 	if (!world_check(r->world, usage_watch(&r->usage), "start of a thread"))
 		return false;
-	if (!job_protect(&r->job, &t) || !job_protect(&r->job, &t))
+	if (!job_protect(&r->job, &t) || !job_protect(&r->job, &t)
+	    || !job_stats(&r->job, &before))
 		return false;
 	usage_watch_end(&r->usage);
 	for (uint32_t i = 0; i < r->args->repeat; i++) {
@@ -67,7 +91,12 @@ static bool measure_protect(struct run *r)
 		series_add(&out->copy_s, t.copy);
 		series_add(&out->protect_s, t.protect);
 	}
-	return look_at_memory(r);
+	return count_bytes(r, &before, &out->bytes);
+}
+
+static bool measure_protect(struct run *r)
+{
+	return run_protect(r, "protect", &r->results->protect) && look_at_memory(r);
 }
 
 static bool is_lost(const struct run *r, uint32_t count, uint32_t turn, uint32_t node)
@@ -152,6 +181,14 @@ static bool measure_losses(struct run *r)
 	return true;
 }
 
+/* Those of what is measured beside the usual. */
+static int check_options(const struct run *r)
+{
+	int result = shares_check_options(r);
+
+	return result == 0 && r->args->reshape ? reshape_check_options(r) : result;
+}
+
 static bool prepare(struct run *r)
 {
 	uint64_t available = memory_available() / r->world->host_ranks;
@@ -166,7 +203,9 @@ static bool prepare(struct run *r)
 		                   "%" PRIu64 " MiB at most, before any copy is held",
 		                   r->world->host_ranks, available >> 20);
 	else
-		result = state_init(&r->state, r->args->bytes, r->world->rank);
+		result = check_options(r);
+	if (result == 0)
+		result = state_init(&r->state, r->args->bytes, r->args->regions, r->world->rank);
 	if (!world_check(r->world, result, "the state")) {
 		free(all);
 		return false;
@@ -178,7 +217,7 @@ static bool prepare(struct run *r)
 	return true;
 }
 
-static bool measure_job(struct run *r)
+static bool measure_usual(struct run *r)
 {
 	struct results *out = r->results;
 
@@ -194,6 +233,21 @@ static bool measure_job(struct run *r)
 	return measure_protect(r) && measure_restore(r, 0) && measure_losses(r);
 }
 
+static bool measure_job(struct run *r)
+{
+	const struct args *a = r->args;
+
+	if (a->replicas > 1 && !shares_measure_alone(r))
+		return false;
+	if (!measure_usual(r))
+		return false;
+	if (a->replicas > 1)
+		shares_judge(r);
+	if (a->compare && !shares_measure_compare(r))
+		return false;
+	return !a->reshape || reshape_measure(r);
+}
+
 static bool measure_limits(struct run *r)
 {
 	struct results *out = r->results;
@@ -202,19 +256,23 @@ static bool measure_limits(struct run *r)
 	if (limits_measure(r->world, &r->state, out->stats.block_bytes, out->k, out->m,
 	                   &out->limits) != 0)
 		return false;
-	out->floor = limits_floor(&out->limits, r->world, r->state.bytes, out->k, out->m,
-	                          out->stats.copy_threads);
-	out->of_floor = out->floor.all / series_summary(&out->protect_s).median;
+	out->floor = limits_floor(&out->limits, r->world, r->state.bytes / r->args->replicas,
+	                          out->k, out->m, out->stats.copy_threads);
+	out->of_floor = out->floor.all / series_summary(&out->protect.protect_s).median;
 	return true;
 }
 
 bool run_all(const struct world *w, const struct args *a, const struct ftmem_opts *opts,
              const struct opts *resolved, struct results *out)
 {
-	struct run r = {.world = w, .args = a, .results = out};
+	struct run r = {
+		.world = w, .args = a, .opts = opts, .resolved = resolved, .results = out,
+		.job = {.world = w, .opts = opts},
+	};
 	bool done;
 
-	r.job = (struct job){.world = w, .opts = opts, .state = &r.state, .regions = a->regions};
+	r.job.state = &r.state;
+	out->shares_right = true;
 	node_init(&r.node, resolved, w->leader);
 	if (getloadavg(&out->load_before, 1) != 1)
 		out->load_before = NAN;
@@ -226,7 +284,8 @@ bool run_all(const struct world *w, const struct args *a, const struct ftmem_opt
 	out->verified = done && out->wrong_bytes == 0;
 	out->rss_extra_bytes = (uint64_t)world_max((double)usage_extra(&r.usage));
 	out->held_ratio = (double)out->held_bytes / (double)world_sum_u64(a->bytes);
-	out->held_budget = world_sum(2 * (1 + (double)out->m / (out->k ? out->k : 1))) / w->size;
+	out->held_budget = world_sum(2 * (1 + (double)out->m / (out->k ? out->k : 1))) / w->size
+	                   / a->replicas;
 	done = (done || out->wrong_bytes) && measure_limits(&r);
 	state_deinit(&r.state);
 	return done;
