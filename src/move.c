@@ -43,22 +43,6 @@ struct move {
 	uint32_t outs, ins;
 };
 
-/*
- * After messages from rank to rank. Who failed has marked its network, whose messages may
- * still be on their way; but all ranks are still at the same collective step, and take
- * that one.
- */
-static int agree_sent(struct ftmem *ft, int rc, const char *what)
-{
-	bool broken = ft->net->broken;
-
-	ft->net->broken = false;
-	rc = session_agree(ft, rc, what);
-	ft->net->broken =
-		ft->net->broken || broken || rc == FTMEM_ENET || rc == FTMEM_ETIMEOUT;
-	return rc;
-}
-
 /* --- what is stored, as boxes --- */
 
 /* A private region is a tensor of bytes that belongs to its rank. */
@@ -100,6 +84,12 @@ static int parse_stored(struct move *v)
 		const struct slot *slot = r->member[i].slot;
 
 		rc = layout_parse(slot->data, slot->shape->data_bytes, &v->stored[i]);
+		if (rc == 0 && v->stored[i]->data_bytes != slot->shape->data_bytes)
+			rc = error_set(FTMEM_ECORRUPT,
+			               "the layout stored by rank %" PRIu32 " describes %" PRIu64
+			               " bytes, its slot has %" PRIu64,
+			               r->member[i].rank, v->stored[i]->data_bytes,
+			               slot->shape->data_bytes);
 	}
 	return rc;
 }
@@ -219,6 +209,9 @@ static int solve(struct move *v, struct route *route)
 	for (uint32_t i = 0; rc == 0 && i < arrived; i++) {
 		v->record.size = 0;
 		rc = plan_answer(plan, i, &v->record);
+		if (rc == 0 && v->record.size > UINT32_MAX)
+			rc = error_set(FTMEM_EINVAL, "a region comes in too many parts to tell: "
+			                             "register it in smaller boxes");
 		if (rc == 0 && v->record.size > 0)
 			rc = route_answer(route, i, v->record.at, (uint32_t)v->record.size);
 	}
@@ -253,13 +246,13 @@ static int find_parts(struct move *v)
 		rc = courier_forward(ft->net, route, ft->opts.timeout_ms, "planning the restore");
 		if (rc == 0)
 			rc = solve(v, route);
-		rc = agree_sent(ft, rc, "planning the restore");
+		rc = session_agree_sent(ft, rc, 0, "planning the restore");
 	}
 	if (rc == 0) {
 		rc = courier_back(ft->net, route, ft->opts.timeout_ms, "planning the restore");
 		if (rc == 0)
 			rc = read_answers(v, route);
-		rc = agree_sent(ft, rc, "comparing layouts");
+		rc = session_agree_sent(ft, rc, 0, "comparing layouts");
 	}
 	route_free(route);
 	return rc;
@@ -377,7 +370,7 @@ static int exchange_orders(struct move *v)
 		                     "ordering what is stored elsewhere");
 		if (rc == 0)
 			rc = take_orders(v, route);
-		rc = agree_sent(ft, rc, "ordering what is stored elsewhere");
+		rc = session_agree_sent(ft, rc, 0, "ordering what is stored elsewhere");
 	}
 	route_free(route);
 	return rc;
@@ -448,34 +441,30 @@ static int make_streams(struct move *v)
 }
 
 /* What lies in slots at hand. */
-static int put_local(struct move *v, struct move_report *report)
+static int make_puts(struct move *v, struct copy_put **out, uint32_t *count)
 {
 	struct copy_put *put = calloc(v->deliveries ? v->deliveries : 1, sizeof(*put));
-	uint32_t count = 0;
-	int rc;
 
+	*out = put;
 	if (!put)
 		return error_set(FTMEM_ENOMEM, "no memory to copy %" PRIu32 " parts",
 		                 v->deliveries);
 	for (uint32_t i = 0; i < v->deliveries; i++) {
 		const struct delivery *d = &v->delivery[i];
-		struct copy_put *p = &put[count];
 		uint8_t *array;
 
 		if (d->part->agent != v->ft->net->rank)
 			continue;
-		p->to = d->wish->region->addr;
-		p->to_view = wanted_view(d);
-		p->source_view =
+		put->to = d->wish->region->addr;
+		put->to_view = wanted_view(d);
+		put->source_view =
 			stored_view(v, d->part->rank, d->part->piece, &d->part->box, &array);
-		p->source = array;
-		p->bytes = p->to_view.bytes;
-		report->local_bytes += p->bytes;
-		count++;
+		put->source = array;
+		put->bytes = put->to_view.bytes;
+		put++;
 	}
-	rc = count > 0 ? v->ft->copy_ops->put(v->ft->copy, put, count) : 0;
-	free(put);
-	return rc;
+	*count = (uint32_t)(put - *out);
+	return 0;
 }
 
 static int check_local(const struct move *v)
@@ -492,6 +481,37 @@ static int check_local(const struct move *v)
 	return rc;
 }
 
+static uint64_t stream_bytes(const struct transfer_stream *stream, uint32_t count)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		for (uint32_t p = 0; p < stream[i].parts; p++)
+			bytes += stream[i].part[p].view.bytes;
+	return bytes;
+}
+
+/* What the busiest rank has to copy, send and receive: so long others may have to wait. */
+static int find_busiest(struct move *v, const struct copy_put *put, uint32_t puts,
+                        uint64_t *busiest)
+{
+	struct net *net = v->ft->net;
+
+	*busiest = stream_bytes(v->out, v->outs) + stream_bytes(v->in, v->ins);
+	for (uint32_t i = 0; i < puts; i++)
+		*busiest += put[i].bytes;
+	return net_allreduce(net, busiest, 1, NET_MAX, session_deadline(v->ft),
+	                     "moving stored data");
+}
+
+/* The deadline grows by a millisecond for each 100 KB. */
+static uint32_t patience_ms(const struct ftmem *ft, uint64_t bytes)
+{
+	uint64_t ms = ft->opts.timeout_ms + bytes / 100000;
+
+	return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
+}
+
 static int fill_regions(struct move *v, struct move_report *report)
 {
 	struct ftmem *ft = v->ft;
@@ -499,27 +519,36 @@ static int fill_regions(struct move *v, struct move_report *report)
 		.net = ft->net,
 		.copy_ops = ft->copy_ops,
 		.copy = ft->copy,
-		.timeout_ms = ft->opts.timeout_ms,
 	};
-	uint64_t begin = clock_ns();
+	uint64_t begin = clock_ns(), busiest = 0;
+	struct copy_put *put = NULL;
+	uint32_t puts = 0;
 	int rc = check_local(v), local_rc;
 
 	if (rc == 0)
 		rc = make_streams(v);
+	if (rc == 0)
+		rc = make_puts(v, &put, &puts);
 	rc = session_agree(ft, rc, "moving stored data");
-	if (rc < 0)
-		return rc;
-	/* Also a rank that fails here serves the others. */
-	local_rc = put_local(v, report);
-	if (local_rc < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_ERROR, "%s", error_msg());
-	rc = transfer_run(&config, v->out, v->outs, v->in, v->ins);
-	rc = rc == 0 ? local_rc : rc;
-	for (uint32_t i = 0; i < v->ins; i++)
-		for (uint32_t p = 0; p < v->in[i].parts; p++)
-			report->moved_bytes += v->in[i].part[p].view.bytes;
-	rc = agree_sent(ft, rc, "filling the regions");
+	if (rc == 0)
+		rc = find_busiest(v, put, puts, &busiest);
+	if (rc == 0) {
+		/* From here on they hold neither what they held nor what they shall. */
+		ft->must_restore = true;
+		config.timeout_ms = patience_ms(ft, busiest);
+		local_rc = puts > 0 ? ft->copy_ops->put(ft->copy, put, puts) : 0;
+		if (local_rc < 0)
+			log_line(&ft->opts.log, FTMEM_LOG_ERROR, "%s", error_msg());
+		/* Also a rank that failed serves the others. */
+		rc = transfer_run(&config, v->out, v->outs, v->in, v->ins);
+		rc = rc == 0 ? local_rc : rc;
+		rc = session_agree_sent(ft, rc, busiest, "filling the regions");
+	}
+	for (uint32_t i = 0; i < puts; i++)
+		report->local_bytes += put[i].bytes;
+	report->moved_bytes = stream_bytes(v->in, v->ins);
 	report->seconds = (double)(clock_ns() - begin) * 1e-9;
+	free(put);
 	return rc;
 }
 

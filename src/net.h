@@ -61,8 +61,8 @@ struct net {
 	_Atomic uint64_t sent_bytes;
 	bool lingering; /* a transfer was given up: MPI may still touch its memory, which
 	                   must stay mapped */
-	bool broken;  /* a collective call was not joined or did not end: further ones
-	                 return ENET */
+	atomic_bool broken; /* a collective call was not joined or did not end: further
+	                       ones return ENET */
 };
 
 /* Bytes per message at most; larger ones are the caller's to cut. */

@@ -59,6 +59,15 @@ static int share_sizes(struct rescue *r)
 	return rc;
 }
 
+static int find_busiest(struct rescue *r)
+{
+	r->busiest = 0;
+	for (uint32_t i = 0; i < r->members; i++)
+		r->busiest += 4 * r->data_bytes[r->member[i].rank];
+	return net_allreduce(r->ft->net, &r->busiest, 1, NET_MAX, session_deadline(r->ft),
+	                     "sharing sizes");
+}
+
 /* --- members --- */
 
 struct rescue_member *rescue_find(struct rescue *r, uint32_t rank)
@@ -187,6 +196,8 @@ int rescue_new(struct ftmem *ft, const struct gather *g, const struct recover_ch
 	rc = session_agree(ft, rc, "rebuilding");
 	if (rc == 0)
 		rc = share_sizes(r);
+	if (rc == 0)
+		rc = find_busiest(r);
 	if (rc < 0) {
 		rescue_free(r);
 		return rc;
@@ -346,7 +357,7 @@ int rescue_verify(struct rescue *r, bool *possible)
 {
 	struct collector c = {0};
 	uint64_t hopeless = 0;
-	int rc = session_agree(r->ft, verify_own(r, &c), "verifying");
+	int rc = session_agree_late(r->ft, verify_own(r, &c), r->busiest, "verifying");
 
 	if (rc == 0)
 		rc = share_bad(r, &c);
@@ -489,7 +500,8 @@ int rescue_rebuild(struct rescue *r, struct rebuild_report *report)
 		return rc;
 	rc = session_agree(ft, broken_rails(r, &jobs, &count), "rebuilding");
 	if (rc == 0) {
-		rc = session_agree(ft, rebuild_all(r, jobs, count, report), "rebuilding");
+		rc = session_agree_late(ft, rebuild_all(r, jobs, count, report), r->busiest,
+		                        "rebuilding");
 		/* What is on its way would be taken for another try's. */
 		ft->net->broken = ft->net->broken || rc < 0;
 	}

@@ -35,6 +35,9 @@ struct rescue {
 	uint32_t *agent;           /* [ranks] */
 	bool *lost;                /* [ranks] */
 	uint64_t *data_bytes;      /* [ranks] */
+	uint64_t busiest;          /* bytes that the busiest agent goes through when it
+	                              reads its slots, parity too, and helps to rebuild:
+	                              no more than four times their data */
 	uint32_t block_bytes;
 	struct rescue_member *member; /* for which this rank acts */
 	uint32_t members;

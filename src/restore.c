@@ -90,10 +90,11 @@ static void report_rebuilt(const struct rescue *r, const struct rebuild_report *
 			                         rank, map->node[map->node_of_rank[rank]].name);
 	}
 	log_line(&r->ft->opts.log, FTMEM_LOG_INFO,
-	         "rank %" PRIu32 " on %s: rebuilt %.1f MiB of data and "
+	         "rank %" PRIu32 " on %s: rebuilt %.1f MiB of %sdata and "
 	         "%.1f MiB of parity%s in %.3f s",
 	         r->ft->net->rank, r->ft->opts.node, (double)report->data_bytes / 1048576.0,
-	         (double)report->parity_bytes / 1048576.0, from, s);
+	         r->in_place ? "" : "former ranks' ", (double)report->parity_bytes / 1048576.0,
+	         from, s);
 }
 
 static int report_lost(const struct gather *g, uint32_t epoch_index,
@@ -336,6 +337,19 @@ static int find(struct ftmem *ft, struct gather **g, struct rescue **r)
 	return rc < 0 ? rc : choose(ft, *g, r);
 }
 
+static void report_whole(const struct ftmem *ft, uint64_t version, double seconds)
+{
+	if (ft->net->rank == 0 && ft->map->parity > 0)
+		log_line(&ft->opts.log, FTMEM_LOG_INFO,
+		         "version %" PRIu64 " is committed on %" PRIu32
+		         " nodes, redundancy is whole (%.3f s)",
+		         version, ft->map->nodes, seconds);
+	else if (ft->net->rank == 0)
+		log_line(&ft->opts.log, FTMEM_LOG_INFO,
+		         "version %" PRIu64 " is committed on one node, without parity (%.3f s)",
+		         version, seconds);
+}
+
 int session_restore(struct ftmem *ft, uint64_t *version)
 {
 	const struct commit_slot empty[2] = {0};
@@ -360,11 +374,7 @@ int session_restore(struct ftmem *ft, uint64_t *version)
 		pthread_mutex_lock(&ft->lock);
 		ft->figures.restore_s = seconds;
 		pthread_mutex_unlock(&ft->lock);
-		if (ft->net->rank == 0)
-			log_line(&ft->opts.log, FTMEM_LOG_INFO,
-			         "version %" PRIu64 " is committed on %" PRIu32
-			         " nodes, redundancy is whole (%.3f s)",
-			         *version, ft->map->nodes, seconds);
+		report_whole(ft, *version, seconds);
 	}
 	if (rc == FTMEM_FRESH) {
 		/* Remains of a first snapshot that never was committed. */

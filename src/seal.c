@@ -99,10 +99,13 @@ static int freeze(struct seal *s)
 		               ft->net->size);
 	rc = session_agree(ft, rc, "freezing the layout");
 	if (rc == 0)
-		rc = session_agree(ft, share_out(s), "dividing replicas into shares");
-	if (rc == 0)
-		rc = net_allgather(ft->net, &s->layout->data_bytes, sizeof(uint64_t), data_bytes,
-		                   session_deadline(ft), "gathering sizes");
+		rc = session_agree_sent(ft, share_out(s), 0, "dividing replicas into shares");
+	if (rc < 0) {
+		free(data_bytes);
+		return rc;
+	}
+	rc = net_allgather(ft->net, &s->layout->data_bytes, sizeof(uint64_t), data_bytes,
+	                   session_deadline(ft), "gathering sizes");
 	if (rc == 0)
 		rc = make_rails(s, data_bytes);
 	free(data_bytes);
@@ -284,12 +287,16 @@ static int settle_memory(struct seal *s)
 		.rails_count = s->rails_count,
 		.late = s->join && s->stored,
 	};
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, most;
 	int rc = s->arena ? 0 : arena_bytes(&spec, &bytes);
 
 	rc = session_agree(ft, rc, "sizing the arenas");
 	if (rc == 0)
 		rc = room_check(ft, bytes, "the arenas");
+	most = bytes;
+	if (rc == 0)
+		rc = net_allreduce(ft->net, &most, 1, NET_MAX, session_deadline(ft),
+		                   "sizing the arenas");
 	if (rc < 0)
 		return rc;
 	if (!s->arena)
@@ -298,7 +305,7 @@ static int settle_memory(struct seal *s)
 		rc = topo_place(ft->topo, s->arena->base, s->arena->bytes);
 	if (rc == 0)
 		rc = room_touch(ft, s->arena->base, s->arena->bytes);
-	return session_agree(ft, rc, "taking memory for the arenas");
+	return session_agree_late(ft, rc, most, "taking memory for the arenas");
 }
 
 /* --- the new epoch takes over --- */

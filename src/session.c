@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,33 +21,79 @@ uint64_t session_deadline(const struct ftmem *ft)
 }
 
 /* The others may have used up deadlines of their own before they join. */
-static uint64_t agree_deadline(const struct ftmem *ft)
+static uint64_t agree_deadline(const struct ftmem *ft, uint64_t bytes)
 {
-	return clock_ns() + 3 * UINT64_C(1000000) * ft->opts.timeout_ms;
+	return clock_ns() + 3 * UINT64_C(1000000) * ft->opts.timeout_ms + bytes * 10;
 }
 
-int session_agree(struct ftmem *ft, int rc, const char *what)
+/* All ranks get the message of the one that failed, as words of which the others have
+ * none; without it, where that cannot be done, they hear its name alone. */
+static void share_message(struct ftmem *ft, int agreed, uint32_t failed, const char *what)
+{
+	const char *node =
+		ft->map ? ft->map->node[ft->map->node_of_rank[failed]].name : "unknown";
+	uint64_t words[ERROR_MSG_MAX / sizeof(uint64_t)] = {0};
+	char text[ERROR_MSG_MAX] = "";
+
+	if (ft->net->rank == failed) {
+		snprintf(text, sizeof(text), "%s", error_msg());
+		memcpy(words, text, sizeof(words));
+	}
+	if (net_allreduce(ft->net, words, ERROR_MSG_MAX / sizeof(uint64_t), NET_MAX,
+	                  agree_deadline(ft, 0), what) == 0)
+		memcpy(text, words, sizeof(words));
+	text[sizeof(text) - 1] = '\0';
+	if (ft->net->rank == failed)
+		error_set(agreed, "%s", text);
+	else
+		error_set(agreed, "%s: rank %" PRIu32 " (node %s): %s", what, failed, node,
+		          text[0] ? text : error_text(agreed));
+}
+
+int session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what)
 {
 	/* Smaller results are worse; the lowest rank among equals. Both fit a word. */
 	uint64_t word = ((uint64_t)((int64_t)rc + INT32_MAX) << 32) | ft->net->rank;
 	uint64_t worst = word;
+	char own[ERROR_MSG_MAX] = "";
 	int agreed, net_rc;
 
-	net_rc = net_allreduce(ft->net, &worst, 1, NET_MIN, agree_deadline(ft), what);
-	if (net_rc < 0)
-		return rc < 0 ? rc : net_rc;
-	agreed = (int)((int64_t)(worst >> 32) - INT32_MAX);
-	if (agreed < 0 && agreed != rc)
-		error_set(agreed,
-		          "%s failed on rank %" PRIu32 " (node %s): %s; that rank's message says "
-		          "more",
-		          what, (uint32_t)worst,
-		          ft->map ? ft->map->node[ft->map->node_of_rank[(uint32_t)worst]].name
-		                  : "unknown",
-		          error_text(agreed));
 	if (rc < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "%s: %s", what, error_msg());
-	return agreed < 0 ? agreed : rc;
+		snprintf(own, sizeof(own), "%s", error_msg());
+	net_rc = net_allreduce(ft->net, &worst, 1, NET_MIN, agree_deadline(ft, bytes), what);
+	if (net_rc < 0)
+		return rc < 0 ? error_set(rc, "%s", own) : net_rc;
+	agreed = (int)((int64_t)(worst >> 32) - INT32_MAX);
+	if (rc < 0) {
+		log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "%s: %s", what, own);
+		error_set(rc, "%s", own);
+	}
+	if (agreed >= 0)
+		return rc;
+	share_message(ft, agreed, (uint32_t)worst, what);
+	/* Its own is what a rank can tell best. */
+	if (agreed == rc)
+		error_set(rc, "%s", own);
+	return agreed;
+}
+
+int session_agree(struct ftmem *ft, int rc, const char *what)
+{
+	return session_agree_late(ft, rc, 0, what);
+}
+
+int session_agree_sent(struct ftmem *ft, int rc, uint64_t bytes, const char *what)
+{
+	bool broken = ft->net->broken;
+
+	/* The others must hear that of the network, whatever was the cause. */
+	if (rc < 0 && broken)
+		rc = FTMEM_ENET;
+	ft->net->broken = false;
+	rc = session_agree_late(ft, rc, bytes, what);
+	if (broken || rc == FTMEM_ENET || rc == FTMEM_ETIMEOUT)
+		ft->net->broken = true;
+	return rc;
 }
 
 /* --- pause and resume --- */

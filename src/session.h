@@ -56,8 +56,17 @@ int session_restore(struct ftmem *ft, uint64_t *version); /* restore.c */
 int session_forget(struct ftmem *ft);
 
 /* Collective. The result on which all ranks agree: the worst. Where this rank's own
- * is better, the message names the rank that failed. */
+ * is better, the message names the rank that failed and gives its message. */
 int session_agree(struct ftmem *ft, int rc, const char *what);
+/* The same where ranks come at different times, since the busiest has so many bytes to go
+ * through: waits 10 ns for each longer. */
+int session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what);
+/*
+ * The same after messages from rank to rank. Who failed has marked its network, whose
+ * messages may still be on their way; but all ranks are at the same collective step, and
+ * take this one more. Then no rank uses the network any more.
+ */
+int session_agree_sent(struct ftmem *ft, int rc, uint64_t bytes, const char *what);
 
 /* Before a collective step: versions under way are resolved, the thread is stopped. */
 int session_pause(struct ftmem *ft);

@@ -80,6 +80,8 @@ static int answer_claims(struct route *route)
 	for (uint32_t i = 0; i < claims && !rc; i++) {
 		answer.size = 0;
 		rc = match_answer(m, i, &answer);
+		if (!rc && answer.size > UINT32_MAX)
+			rc = error_set(FTMEM_EINVAL, "a tensor's boxes overlap in too many cells");
 		if (!rc)
 			rc = route_answer(route, i, answer.at, (uint32_t)answer.size);
 	}

@@ -309,9 +309,10 @@ static void a_box_that_is_not_all_stored_is_refused_with_the_part(void)
 	memset(whole, 0xaa, BYTES);
 	r = box("w", whole, 0, ROWS);
 	refused(&r, "[256:512, 0:700]");
-	/* On one rank is enough. */
+	/* On one rank is enough, and all hear what it was. */
 	r = box("w", whole, job.rank * rows, rows + (job.rank == 3));
-	refused(&r, job.rank == 3 ? "[256:257, 0:700]" : "rank 3");
+	refused(&r, "[256:257, 0:700]");
+	refused(&r, job.rank == 3 ? "w" : "rank 3 (node n3)");
 	cluster_deinit(&job);
 }
 
