@@ -6,6 +6,8 @@
 set -euo pipefail
 export LC_ALL=C
 unset "${!FTMEM_@}"
+# All nodes are one group, also with the one that --grow adds: any --parity of them may be lost.
+export FTMEM_GROUP_NODES=17
 
 usage()
 {
@@ -23,7 +25,7 @@ state byte by byte.
                 more
   --nodes N     nodes, 2 to 16 (4)
   --parity M    how many of them may be lost, 1 to 4 (2)
-  --lose WHICH  how many (2), or which: node1,node3 (1)
+  --lose WHICH  how many, or which, such as node1,node3 (1)
   --what WHAT   node: trainer and memory die; rank: the trainer alone; smp: the process
                 that holds the memory alone (node)
   --at STEP     when to kill or stop (half of --steps; with --shrink a third)

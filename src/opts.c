@@ -336,8 +336,8 @@ static int number_bad(const struct opt_row *row, const char *origin, const char 
 	for (; word && *word && at < sizeof(words); word++)
 		at += (size_t)snprintf(words + at, sizeof(words) - at, "%s, ", *word);
 	return error_set(FTMEM_EINVAL,
-	                 "%s is \"%.100s\": must be %s%sfrom %" PRIu64 " to %" PRIu64, origin, text,
-	                 words, step, row->least, row->most);
+	                 "%s is \"%.100s\": must be %s%s%s %" PRIu64 " to %" PRIu64, origin, text,
+	                 words, step, words[0] != '\0' ? "or" : "from", row->least, row->most);
 }
 
 static uint64_t number_load(const void *at, size_t bytes)

@@ -17,8 +17,6 @@ struct guard {
 	double lost_s;   /* training time given to snapshots */
 };
 
-/* Collective. Results are libftmem's; errors are printed by rank 0. */
-int guard_open(struct guard *g, const struct args *args, int rank);
 /* Rows of a tensor that all ranks have in common, of rows x columns numbers; with one
  * column it is a vector. Those that several ranks register are equal on all. */
 struct guard_box {
@@ -27,6 +25,9 @@ struct guard_box {
 	size_t elem_bytes, rows, columns;
 	size_t first, count; /* the rows at addr */
 };
+
+/* Collective. Results are libftmem's; errors are printed by rank 0. */
+int guard_open(struct guard *g, const struct args *args, int rank);
 /* Local; errors are printed by any rank. */
 int guard_tensor(struct guard *g, const struct guard_box *box);
 /* What is of this rank alone. */

@@ -51,10 +51,15 @@ static int params_add(struct guard *g, struct trainer *t)
 	for (uint32_t i = 0; i < tensors; i++) {
 		const struct model_tensor *p = &tensor[i];
 		char name[40];
+		struct guard_box box = {.name = name,
+		                        .addr = t->params + p->offset,
+		                        .elem_bytes = sizeof(real),
+		                        .rows = p->rows,
+		                        .columns = p->columns,
+		                        .count = p->rows};
 
 		snprintf(name, sizeof(name), "params.%s", p->name);
-		if (guard_tensor(g, &(struct guard_box){name, t->params + p->offset, sizeof(real),
-		                                        p->rows, p->columns, 0, p->rows}))
+		if (guard_tensor(g, &box))
 			return -1;
 	}
 	return 0;
@@ -63,16 +68,28 @@ static int params_add(struct guard *g, struct trainer *t)
 /* Each rank has its shard of a vector as long as all parameters. */
 static int moment_add(struct guard *g, struct trainer *t, const char *name, real *shard)
 {
-	return guard_tensor(g, &(struct guard_box){name, shard, sizeof(real), t->parameters, 1,
-	                                           t->first, t->count});
+	return guard_tensor(g, &(struct guard_box){.name = name,
+	                                           .addr = shard,
+	                                           .elem_bytes = sizeof(real),
+	                                           .rows = t->parameters,
+	                                           .columns = 1,
+	                                           .first = t->first,
+	                                           .count = t->count});
 }
 
 static int regions_add(struct guard *g, struct trainer *t)
 {
+	/* All ranks have the same: for libftmem it is a tensor of bytes. */
+	const struct guard_box state = {.name = "state",
+	                                .addr = &t->state,
+	                                .elem_bytes = 1,
+	                                .rows = sizeof(t->state),
+	                                .columns = 1,
+	                                .count = sizeof(t->state)};
+
 	if (params_add(g, t) || moment_add(g, t, "moment1", t->moment1) ||
 	    moment_add(g, t, "moment2", t->moment2) ||
-	    guard_tensor(g, &(struct guard_box){"state", &t->state, 1, sizeof(t->state), 1, 0,
-	                                        sizeof(t->state)}) ||
+	    guard_tensor(g, &state) ||
 	    guard_private(g, "node", t->node, sizeof(t->node)))
 		return -1;
 	return 0;

@@ -166,8 +166,9 @@ static void damage(const struct layout_view *v)
 
 void layout_print_json(const struct layout_view *v)
 {
-	printf("{\"job\":\"%s\",\"epoch\":%" PRIu64 ",\"version\":%" PRIu64 ",\"state\":\"%s\""
-	       ",\"ranks\":%" PRIu32 ",\"held_ranks\":[",
+	/* An epoch is text: as a number many readers of JSON would round it. */
+	printf("{\"job\":\"%s\",\"epoch\":\"%" PRIu64 "\",\"version\":%" PRIu64
+	       ",\"state\":\"%s\",\"ranks\":%" PRIu32 ",\"held_ranks\":[",
 	       v->cli->job, v->epoch, v->stamp.version,
 	       cli_state(v->committed ? SLOT_COMMITTED : SLOT_PREPARED), v->map->ranks);
 	for (uint32_t i = 0; i < v->held_count; i++)

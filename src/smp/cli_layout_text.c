@@ -6,7 +6,7 @@
 #include "smp/cli_layout_impl.h"
 
 /* Columns are as wide as what is in them, up to this. */
-#define WIDTH_MAX 48
+#define WIDTH_MAX 80
 #define SHAPE_TEXT (FTMEM_MAX_DIMS * 22 + 3)
 
 /* Names may hold anything, also what a terminal would obey. */

@@ -152,15 +152,16 @@ static int no_node(const struct layout_view *v, const char *name, size_t length)
 	for (uint32_t i = 0; i < v->map->nodes && i < NAMED_MAX; i++)
 		at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s", i ? ", " : "",
 		                       v->map->node[i].name);
-	return error_set(FTMEM_EINVAL, "--lose: job %s has no node '%.*s'; it has %s%s",
-	                 v->cli->job, (int)length, name, names,
-	                 v->map->nodes > NAMED_MAX ? ", ..." : "");
+	return error_set(FTMEM_EINVAL, "--lose: no node is called '%.*s'; there are %s%s",
+	                 (int)length, name, names, v->map->nodes > NAMED_MAX ? ", ..." : "");
 }
 
 static int lose(struct layout_view *v, const char *name, size_t length)
 {
 	bool found = false;
 
+	if (!length)
+		return error_set(FTMEM_EINVAL, "--lose: a name is empty");
 	for (uint32_t i = 0; i < v->map->nodes; i++) {
 		const struct map_node *node = &v->map->node[i];
 

@@ -50,7 +50,7 @@ static void print_entry(const struct report *r, const struct smp_entry *e)
 
 	if (e->owner)
 		snprintf(holder, sizeof(holder), "%" PRId32, e->owner);
-	printf("  %6" PRIu32 "  %5" PRIu64 "  %10s  %8s", e->rank, e->epoch,
+	printf("  %6" PRIu32 "  %19" PRIu64 "  %10s  %8s", e->rank, e->epoch,
 	       cli_bytes(e->bytes, bytes), holder);
 	print_slot(r, e, 0);
 	print_slot(r, e, 1);
@@ -70,7 +70,8 @@ static void print_report(const struct report *r)
 		printf("no rank connected, expires in %s\n",
 		       cli_seconds(i->expire_s > i->idle_s ? i->expire_s - i->idle_s : 0, left));
 	if (r->count)
-		printf("    RANK  EPOCH       BYTES    HOLDER  %-30s  %s\n", "SLOT 0", "SLOT 1");
+		printf("    RANK  %19s       BYTES    HOLDER  %-30s  %s\n", "EPOCH", "SLOT 0",
+		       "SLOT 1");
 	for (uint32_t e = 0; e < r->count; e++)
 		print_entry(r, &r->entry[e]);
 }

@@ -234,7 +234,7 @@ static void json_has_everything(void **state)
 
 	job_init(&j, f);
 	assert_int_equal(LAYOUT("job", "--json"), 0);
-	expect(out, "{\"job\":\"job\",\"epoch\":1,\"version\":41,\"state\":\"committed\","
+	expect(out, "{\"job\":\"job\",\"epoch\":\"1\",\"version\":41,\"state\":\"committed\","
 	            "\"ranks\":4,\"held_ranks\":[0,1,2,3],\"registered_bytes\":2336,"
 	            "\"stored_bytes\":800,\"data_bytes\":");
 	expect(out, "{\"name\":\"n2\",\"group\":0,\"ranks\":[2]}");
@@ -287,9 +287,11 @@ static void what_would_be_lost_is_named(void **state)
 	            "  w: 256 B of 512 B\n"
 	            "  private rng: 16 B of 32 B\n");
 	assert_int_equal(LAYOUT("job", "--lose", "n1,n9"), 2);
-	expect(out, "job job has no node 'n9'; it has n0, n1, n2, n3");
+	expect(out, "ftmem: job job: --lose: no node is called 'n9'; there are n0, n1, n2, n3\n");
 	assert_int_equal(LAYOUT("job", "--lose", "n1,"), 2);
-	expect(out, "has no node ''");
+	expect(out, "ftmem: job job: --lose: a name is empty\n");
+	assert_int_equal(LAYOUT("job", "--lose", ""), 2);
+	expect(out, "--lose: a name is empty\n");
 	job_deinit(&j);
 }
 
@@ -439,6 +441,31 @@ static void a_rank_may_have_no_regions(void **state)
 	job_deinit(&j);
 }
 
+static void a_long_name_keeps_the_columns(void **state)
+{
+	const char *name = "model.decoder.layers.11.self_attention.linear_qkv."
+	                   "layer_norm_weight.exp_avg";
+	struct smp_fixture *f = *state;
+	struct region_set *set = NULL;
+	char out[OUT], line[256];
+	struct job j;
+
+	job_init(&j, f);
+	assert_int_equal(region_set_new(&set), 0);
+	add(set, name, 0, NULL, NULL, NULL);
+	layout_free(j.layout[0]);
+	assert_int_equal(layout_freeze(set, &j.layout[0]), 0);
+	assert_int_equal(layout_settle(j.layout[0], NULL, 0), 0);
+	region_set_free(set);
+	job_refill(&j);
+	assert_int_equal(LAYOUT("job"), 0);
+	snprintf(line, sizeof(line), "  %-*s  SHAPE    ELEM", (int)strlen(name), "NAME");
+	expect(out, line);
+	snprintf(line, sizeof(line), "  %s  private     -", name);
+	expect(out, line);
+	job_deinit(&j);
+}
+
 static void a_long_layout_is_read_whole(void **state)
 {
 	enum { REGIONS = 60000 }; /* of 40 bytes and more each: beyond the first look */
@@ -527,6 +554,7 @@ int main(void)
 		TEST(remnants_are_passed_over),
 		TEST(damage_is_named_and_the_others_are_shown),
 		TEST(a_rank_may_have_no_regions),
+		TEST(a_long_name_keeps_the_columns),
 		TEST(a_long_layout_is_read_whole),
 		TEST(names_cannot_steer_a_terminal),
 		TEST(a_dead_process_counts_if_its_ranks_are_missing),

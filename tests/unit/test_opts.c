@@ -326,9 +326,13 @@ static void bad_members_are_refused_by_name(void **state)
 	user.parity = 0;
 	user.private_rule = 3;
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
-	assert_string_equal(error_msg(), "private_rule is \"3\": must be rank, drop, from 1 to 2");
+	assert_string_equal(error_msg(), "private_rule is \"3\": must be rank, drop, or 1 to 2");
 	user.private_rule = 0;
-	user.parity = 0;
+	user.log_level = 5;
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
+	assert_string_equal(error_msg(), "log_level is \"5\": must be error, warn, info, debug, "
+	                                 "or 1 to 4");
+	user.log_level = 0;
 	user.dir = "here";
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
 	assert_non_null(strstr(error_msg(), "dir is \"here\""));
