@@ -11,8 +11,9 @@
 #include "courier.h"
 #include "error.h"
 
+#define WHAT       "comparing replicas"
 #define LINES_MAX  8u
-#define TEXT_WORDS 128u
+#define TEXT_WORDS ((COMPARE_TEXT + 7) / 8)
 
 struct compare {
 	const struct layout *layout;
@@ -260,84 +261,128 @@ static void set_text(struct naming *n, const struct compare *c, uint32_t cell, u
 	box_text(&c->cell[cell].cell.box, box);
 	memset(n->text, 0, sizeof(n->text));
 	n->finding = v->tied ? FOUND_TIED : FOUND_MINORITY;
+	/* Ranks first: they are there even if the rest is cut. */
 	if (v->tied)
 		snprintf((char *)n->text, sizeof(n->text),
-		         "tensor %s, box %s: the %" PRIu32 " ranks that hold it differ, without "
-		         "a majority; rank %" PRIu32 " is one of them",
-		         name, box, v->same + v->others, rank);
+		         "the %" PRIu32 " ranks that hold it differ, without a majority; rank "
+		         "%" PRIu32 " is one of them: tensor %s, box %s",
+		         v->same + v->others, rank, name, box);
 	else
 		snprintf((char *)n->text, sizeof(n->text),
-		         "tensor %s, box %s: rank %" PRIu32 " differs from %" PRIu32 " others",
-		         name, box, rank, v->others);
+		         "rank %" PRIu32 " differs from %" PRIu32 " others: tensor %s, box %s",
+		         rank, v->others, name, box);
+}
+
+static void set_no_memory(struct naming *n, uint32_t rank)
+{
+	memset(n->text, 0, sizeof(n->text));
+	n->finding = FOUND_ERROR;
+	snprintf((char *)n->text, sizeof(n->text),
+	         "where its replicas differ could not be found out: rank %" PRIu32
+	         " has no memory for it",
+	         rank);
+}
+
+/* The checks of one cell with verdicts of one kind. */
+struct tally {
+	uint32_t checks, first;
+	struct verdict verdict; /* of the first */
+};
+
+static struct tally count_verdicts(const struct compare *c, const struct route *r, uint32_t cell,
+                                   enum finding kind)
+{
+	struct tally t = {0};
+
+	for (uint32_t i = c->first[cell]; i < c->first[cell + 1]; i++) {
+		struct route_reply reply = route_reply(r, i);
+		struct verdict v;
+
+		if (reply.bytes != sizeof(v))
+			continue;
+		memcpy(&v, reply.at, sizeof(v));
+		if ((v.tied ? FOUND_TIED : FOUND_MINORITY) != kind)
+			continue;
+		if (t.checks++ == 0) {
+			t.first = i - c->first[cell];
+			t.verdict = v;
+		}
+	}
+	return t;
 }
 
 static void log_cell(const struct compare *c, const struct log *log, uint64_t version,
-                     uint32_t cell, uint32_t bad, uint32_t first, const struct verdict *v)
+                     uint32_t cell, const struct tally *t)
 {
+	const struct verdict *v = &t->verdict;
 	char box[BOX_TEXT];
 
 	log_line(log, FTMEM_LOG_ERROR,
-	         "version %" PRIu64 ": tensor %s, box %s: this rank differs from %" PRIu32
-	         " others in %" PRIu32 " of %" PRIu32 " parts of 1 MiB, first at byte %" PRIu64,
+	         "version %" PRIu64 ": tensor %s, box %s: this rank%s differs from %" PRIu32
+	         " other%s%s in %" PRIu32 " of %" PRIu32
+	         " parts of 1 MiB, the first of them begins at byte %" PRIu64 " of the box",
 	         version, region_of(c, cell)->name, box_text(&c->cell[cell].cell.box, box),
-	         v->others, bad, c->first[cell + 1] - c->first[cell],
-	         (first - c->first[cell]) * COMPARE_BYTES);
+	         v->tied ? "'s" : "", v->others, v->others == 1 ? "" : "s",
+	         v->tied ? ", no majority," : "", t->checks, c->first[cell + 1] - c->first[cell],
+	         t->first * COMPARE_BYTES);
 }
 
+/* Ties come last, so that they leave no minority without its line. */
 static void read_verdicts(const struct compare *c, const struct route *r, uint32_t rank,
                           uint64_t version, const struct log *log, struct naming *n)
 {
+	static const enum finding kind[] = {FOUND_MINORITY, FOUND_TIED};
 	uint32_t lines = 0;
 
-	for (uint32_t i = 0; i < c->cells; i++) {
-		uint32_t bad = 0, first = 0;
-		struct verdict worst = {0};
+	for (uint32_t k = 0; k < 2; k++)
+		for (uint32_t i = 0; i < c->cells; i++) {
+			struct tally t = count_verdicts(c, r, i, kind[k]);
 
-		for (uint32_t j = c->first[i]; j < c->first[i + 1]; j++) {
-			struct route_reply reply = route_reply(r, j);
-			struct verdict v;
-
-			if (reply.bytes != sizeof(v))
+			if (t.checks == 0)
 				continue;
-			memcpy(&v, reply.at, sizeof(v));
-			if ((v.tied ? FOUND_TIED : FOUND_MINORITY) < n->finding)
-				set_text(n, c, i, rank, &v);
-			if (v.tied)
-				continue;
-			worst = bad == 0 ? v : worst;
-			first = bad == 0 ? j : first;
-			bad++;
+			if (kind[k] < n->finding)
+				set_text(n, c, i, rank, &t.verdict);
+			if (lines++ < LINES_MAX)
+				log_cell(c, log, version, i, &t);
 		}
-		if (bad > 0 && lines++ < LINES_MAX)
-			log_cell(c, log, version, i, bad, first, &worst);
-	}
 }
 
-/* Asks the owners. A rank that lacks memory for some still goes all the way. */
+/* Before the first message, so that a rank without memory makes no one wait. */
+static int agree_to_ask(struct net *net, uint32_t timeout_ms, bool able, bool *all)
+{
+	uint64_t word = able;
+	int rc = net_allreduce(net, &word, 1, NET_MIN, clock_deadline(timeout_ms), WHAT);
+
+	*all = rc == 0 && word == 1;
+	return rc;
+}
+
+/* Asks the owners. An owner that lacks memory to judge still goes all the way. */
+static int ask_owners(struct net *net, struct route *r, uint32_t timeout_ms, struct naming *n)
+{
+	int rc = courier_forward(net, r, timeout_ms, WHAT);
+
+	if (rc < 0)
+		return rc;
+	if (judge_all(r) < 0)
+		set_no_memory(n, net->rank);
+	return courier_back(net, r, timeout_ms, WHAT);
+}
+
 static int ask(const struct compare *c, struct net *net, uint32_t timeout_ms, uint64_t version,
                const struct log *log, struct naming *n)
 {
-	static const char what[] = "comparing replicas";
 	struct route *r = NULL;
-	int local, own, rc = route_new(net->rank, net->size, &r);
+	bool able, all;
+	int rc;
 
-	if (rc < 0) {
-		net->broken = true;
-		return rc;
-	}
-	local = put_checks(c, net->size, r);
-	rc = courier_forward(net, r, timeout_ms, what);
-	own = rc == 0 ? judge_all(r) : 0;
-	if (rc == 0)
-		rc = courier_back(net, r, timeout_ms, what);
-	if (rc == 0 && (local < 0 || own < 0)) {
-		n->finding = FOUND_ERROR;
-		snprintf((char *)n->text, sizeof(n->text),
-		         "%s: rank %" PRIu32 " has no memory "
-		         "to find out what differs",
-		         what, net->rank);
-	}
-	if (rc == 0 && local == 0)
+	able = route_new(net->rank, net->size, &r) == 0 && put_checks(c, net->size, r) == 0;
+	if (!able)
+		set_no_memory(n, net->rank);
+	rc = agree_to_ask(net, timeout_ms, able, &all);
+	if (rc == 0 && all)
+		rc = ask_owners(net, r, timeout_ms, n);
+	if (rc == 0 && all)
 		read_verdicts(c, r, net->rank, version, log, n);
 	route_free(r);
 	return rc;
@@ -365,15 +410,15 @@ int compare_name(struct compare *c, struct net *net, uint32_t timeout_ms, uint64
 	int rc;
 
 	snprintf((char *)n.text, sizeof(n.text),
-	         "replicas differed, but checked one by one they "
-	         "are equal");
+	         "replicas differed, but checked one by one they are equal");
 	rc = ask(c, net, timeout_ms, version, log, &n);
 	if (rc == 0)
 		rc = agree(net, timeout_ms, &n);
 	if (rc < 0) {
-		snprintf(text, bytes, "what differs could not be found out: %s", error_msg());
+		snprintf(text, bytes, "where its replicas differ could not be found out: %s",
+		         error_msg());
 		return rc;
 	}
 	snprintf(text, bytes, "%.*s", (int)sizeof(n.text), (const char *)n.text);
-	return n.finding == FOUND_ERROR ? error_set(FTMEM_ENOMEM, "%s", text) : 0;
+	return 0;
 }

@@ -19,6 +19,8 @@
 #include "share.h"
 
 #define COMPARE_BYTES (UINT64_C(1) << 20)
+/* Holds what compare_name() says of any name and box. */
+#define COMPARE_TEXT (FTMEM_REGION_NAME_MAX + BOX_TEXT + 128)
 
 struct compare;
 
@@ -35,11 +37,12 @@ uint64_t compare_bytes(const struct compare *c); /* that are read for it */
 uint64_t compare_word(const struct compare *c);
 
 /*
- * Collective. Finds what differs: the same text on all ranks, "tensor w, box [0:4]: rank 2
- * differs from 3 others"; of several the one with the lowest rank; with only two
+ * Collective. Finds what differs: the same text on all ranks, "rank 2 differs from 3
+ * others: tensor w, box [0:4]"; of several the one with the lowest rank; with only two
  * holders, or as many on each side, it says that they differ. Each rank that is in the
- * minority also logs what of its own differs, at most 8 lines. ENET, ETIMEOUT, ENOMEM: text
- * says that it could not be found out.
+ * minority, or of those without a majority, also logs what of its own differs, at most 8
+ * lines. If a rank has no memory for it, the text says that it could not be found out.
+ * ENET, ETIMEOUT, ENOMEM: text says so, too, and the network is of no more use.
  */
 int compare_name(struct compare *c, struct net *net, uint32_t timeout_ms, uint64_t version,
                  const struct log *log, char *text, uint32_t bytes);

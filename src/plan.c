@@ -36,40 +36,6 @@ static bool record_get(struct bytes_reader *r, enum kind *kind, struct tensor *t
 
 /* --- the owner's part --- */
 
-struct source {
-	uint32_t agent, rank, piece;
-};
-
-/* All that is said about one name. */
-struct group {
-	struct tensor tensor; /* first: the key. As it is stored, if it is */
-	struct group *next;
-	bool wanted;
-	uint32_t pieces, room;
-	struct box *box;       /* [pieces] that are stored */
-	struct source *source; /* [pieces] */
-	enum verdict fault;    /* of what is stored: of pieces a and b */
-	uint32_t a, b;
-	struct overlap_index *index;
-};
-
-struct wanted {
-	const struct group *group;
-	struct box box;
-	uint32_t elem_bytes;
-	uint64_t shape[FTMEM_MAX_DIMS];
-};
-
-#define NOT_WANTED UINT32_MAX
-
-struct plan {
-	void *tree;          /* of groups, see tsearch() */
-	struct group *first; /* all of them, owned */
-	struct wanted *wanted;
-	uint32_t *number; /* [records] of what is wanted, or NOT_WANTED */
-	uint32_t records, wanteds, record_room, wanted_room;
-};
-
 int plan_new(struct plan **out)
 {
 	struct plan *p = calloc(1, sizeof(*p));
@@ -184,10 +150,11 @@ static int add_wanted(struct plan *p, struct group *g, const struct tensor *t, c
 	p->wanted = w;
 	w = &p->wanted[p->wanteds++];
 	w->group = g;
+	w->before = g->wanted;
 	w->box = *b;
 	w->elem_bytes = t->elem_bytes;
 	memcpy(w->shape, t->shape, sizeof(w->shape));
-	g->wanted = true;
+	g->wanted = p->wanteds;
 	return 0;
 }
 
@@ -289,7 +256,7 @@ static bool cover_part(void *arg, uint32_t i)
 	return c->rc == 0;
 }
 
-static uint64_t covered(const struct group *g, const struct box *b)
+uint64_t plan_covered(const struct group *g, const struct box *b)
 {
 	struct cover c = {.group = g, .box = b};
 
@@ -297,9 +264,9 @@ static uint64_t covered(const struct group *g, const struct box *b)
 	return c.elements;
 }
 
-/* Where a box that is missing ends in one dimension. */
+/* Where a box that grows ends in one dimension. */
 struct reach {
-	const struct group *group;
+	const struct box *other;
 	uint32_t dim;
 	uint64_t to;
 };
@@ -307,10 +274,22 @@ struct reach {
 static bool limit_reach(void *arg, uint32_t i)
 {
 	struct reach *r = arg;
-	uint64_t start = r->group->box[i].start[r->dim];
+	uint64_t start = r->other[i].start[r->dim];
 
 	r->to = start < r->to ? start : r->to;
 	return true;
+}
+
+void plan_grow(const struct overlap_index *index, const struct box *other, const struct box *bounds,
+               struct box *b)
+{
+	for (uint32_t d = 0; d < b->ndim; d++) {
+		struct reach r = {other, d, bounds->start[d] + bounds->extent[d]};
+
+		b->extent[d] = r.to - b->start[d];
+		overlap_find(index, b, limit_reach, &r);
+		b->extent[d] = r.to - b->start[d];
+	}
 }
 
 /* The first box in b, as large as can be, of which nothing is stored. Not all of b is.
@@ -319,27 +298,21 @@ static struct box find_missing(const struct group *g, const struct box *b)
 {
 	struct box at = *b;
 
-	while (covered(g, &at) > 0) {
+	while (plan_covered(g, &at) > 0) {
 		struct box half = at;
 		uint32_t d = 0;
 
 		for (uint32_t i = 1; i < at.ndim; i++)
 			d = at.extent[i] > at.extent[d] ? i : d;
 		half.extent[d] /= 2;
-		if (covered(g, &half) < box_count(&half)) {
+		if (plan_covered(g, &half) < box_count(&half)) {
 			at = half;
 			continue;
 		}
 		at.start[d] += half.extent[d];
 		at.extent[d] -= half.extent[d];
 	}
-	for (uint32_t d = 0; d < b->ndim; d++) {
-		struct reach r = {.group = g, .dim = d, .to = b->start[d] + b->extent[d]};
-
-		at.extent[d] = r.to - at.start[d];
-		overlap_find(g->index, &at, limit_reach, &r);
-		at.extent[d] = r.to - at.start[d];
-	}
+	plan_grow(g->index, g->box, b, &at);
 	return at;
 }
 
@@ -372,26 +345,30 @@ static int answer_fault(const struct group *g, struct bytes *out)
 	return rc;
 }
 
+bool plan_fits(const struct wanted *w)
+{
+	const struct tensor *t = &w->group->tensor;
+
+	return w->elem_bytes == t->elem_bytes && w->box.ndim == t->ndim
+	       && memcmp(w->shape, t->shape, t->ndim * sizeof(*t->shape)) == 0;
+}
+
 int plan_answer(const struct plan *p, uint32_t i, struct bytes *out)
 {
 	uint64_t begin = out->size;
 	const struct wanted *w;
 	const struct group *g;
-	struct tensor t = {0};
 	int rc;
 
 	if (i >= p->records || p->number[i] == NOT_WANTED)
 		return 0;
 	w = &p->wanted[p->number[i]];
 	g = w->group;
-	t.elem_bytes = w->elem_bytes;
-	t.ndim = w->box.ndim;
-	memcpy(t.shape, w->shape, sizeof(t.shape));
 	if (g->pieces == 0) {
 		rc = bytes_put_u32(out, VERDICT_ABSENT);
 	} else if (g->fault) {
 		rc = answer_fault(g, out);
-	} else if (!tensor_alike(&t, &g->tensor)) {
+	} else if (!plan_fits(w)) {
 		rc = bytes_put_u32(out, VERDICT_UNLIKE);
 		rc = rc ? rc : tensor_put(out, &g->tensor);
 	} else {

@@ -41,6 +41,20 @@ int plan_solve(struct plan *p);
 /* The answer to record number i, appended: nothing for a stored one. ENOMEM. */
 int plan_answer(const struct plan *p, uint32_t i, struct bytes *out);
 
+/* What this owner knows to be stored and in no wanted box. */
+#define PLAN_EXAMPLE (FTMEM_REGION_NAME_MAX + BOX_TEXT + 48)
+struct plan_unwanted {
+	uint64_t bytes;    /* UINT64_MAX: so many or more */
+	uint32_t tensors;  /* of which at least one element is */
+	uint32_t privates; /* private regions, likewise */
+	/* The first by name, tensors before private regions: `tensor "w" [256:512, 0:8]`, a
+	 * box of it that is stored but not wanted; `tensor "w"` if nothing of it is wanted;
+	 * `private region "rng" of rank 3`; "" if there is none. */
+	char example[PLAN_EXAMPLE];
+};
+/* After plan_solve(). Exact if no answer tells a fault. ENOMEM. */
+int plan_unwanted(const struct plan *p, struct plan_unwanted *out);
+
 /* Part of a wanted box, and where it is. */
 struct plan_part {
 	struct box box;

@@ -28,8 +28,9 @@ struct call {
 struct outcome {
 	uint64_t version;
 	bool committed;
-	char reason[256];
+	char reason[COMPARE_TEXT];
 };
+_Static_assert(COMPARE_TEXT + 64 <= ERROR_MSG_MAX, "a message holds the reason of a drop");
 
 struct progress {
 	struct progress_config config;

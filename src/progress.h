@@ -52,9 +52,10 @@ int progress_start(struct progress *p);
  * if stopped. */
 int progress_stop(struct progress *p, uint64_t deadline_ns);
 
-/* Ends the thread at once, whatever is under way: for when the network is about to
- * end, or a version must not be waited for any longer. Further versions are refused
- * with why. */
+/* Ends the thread without waiting for what is under way: for when the network is about
+ * to end, or a version must not be waited for any longer. Only if it is just finding out
+ * which replica differs (compare_name()) that is ended first, which may take timeout_ms
+ * for each of its messages. Further versions are refused with why. */
 void progress_abandon(struct progress *p, const char *why);
 /* ENET if the network failed: nothing can be done with it any more. */
 int progress_check(struct progress *p);

@@ -14,6 +14,11 @@ void snapshot_init(struct snapshot *s, const struct commit_slot slots[2], uint64
 	s->phase = SNAPSHOT_IDLE;
 }
 
+static void take_reason(struct snapshot *s)
+{
+	snprintf(s->reason, sizeof(s->reason), "%.*s", (int)sizeof(s->reason) - 1, error_msg());
+}
+
 /* Steps the protocol and publishes what it says. EINVAL: it refuses; nothing is done. */
 static int step_commit(struct snapshot *s, enum commit_event event, struct commit_out *out)
 {
@@ -21,7 +26,7 @@ static int step_commit(struct snapshot *s, enum commit_event event, struct commi
 	int rc = commit_step(&s->commit, event, s->version, out);
 
 	if (rc < 0) {
-		snprintf(s->reason, sizeof(s->reason), "%.255s", error_msg());
+		take_reason(s);
 		log_line(s->log, FTMEM_LOG_ERROR, "version %" PRIu64 ": %s", s->version, s->reason);
 		return rc;
 	}
@@ -57,7 +62,7 @@ bool snapshot_call(struct snapshot *s, uint64_t version, bool compare, void *str
 		compare_attach(s->epoch->compare, &s->job);
 	if (s->copy_ops->begin(s->copy, &s->job, stream) == 0)
 		return true;
-	snprintf(s->reason, sizeof(s->reason), "%.255s", error_msg());
+	take_reason(s);
 	(void)step_commit(s, COMMIT_FAILED, &out);
 	return false;
 }

@@ -39,7 +39,7 @@ struct snapshot {
 	bool compare;            /* replicas of the version under way */
 	bool compared, differs;  /* of the version that is over */
 	bool committed, retire;  /* the same */
-	char reason[256];        /* why it was dropped here, "" if elsewhere */
+	char reason[COMPARE_TEXT]; /* why it was dropped here, "" if elsewhere */
 };
 
 void snapshot_init(struct snapshot *s, const struct commit_slot slots[2], uint64_t incarnation);

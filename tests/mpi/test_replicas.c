@@ -316,6 +316,24 @@ static void a_box_that_is_not_all_stored_is_refused_with_the_part(void)
 	cluster_deinit(&job);
 }
 
+static void what_nobody_asks_for_is_told(void)
+{
+	struct ftmem_region r;
+	uint64_t version = 0;
+
+	begin_stored();
+	r = box("w", whole, 0, ROWS / 2);
+	open_with(&r, 0);
+	check_log_forget();
+	CHECK_RESULT(ftmem_restore(job.ft, &version), 0);
+	CHECK(check_logged("tensor \"w\" [256:512, 0:700]") == (job.rank == 0));
+	/* All of what is stored now is asked for. */
+	check_log_forget();
+	CHECK_RESULT(ftmem_restore(job.ft, &version), 0);
+	CHECK(!check_logged("asked for by no rank"));
+	cluster_deinit(&job);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct check_case cases[] = {
@@ -331,6 +349,7 @@ int main(int argc, char **argv)
 	         what_does_not_fit_is_refused_by_name_and_nothing_is_written},
 		{"a_box_that_is_not_all_stored_is_refused_with_the_part",
 	         a_box_that_is_not_all_stored_is_refused_with_the_part},
+		{"what_nobody_asks_for_is_told", what_nobody_asks_for_is_told},
 	};
 
 	check_init(&argc, &argv);
