@@ -53,13 +53,14 @@ enum ftmem_result {
 #undef FTMEM_RESULT_
 };
 
-/* What private regions (a rank's random numbers, for example) become when a job is
- * restored on another number of ranks. */
+/* What a rank's private regions (its random numbers, for example) become when a job is
+ * restored on another number of ranks; ranks may differ in it. */
 enum ftmem_private {
 	FTMEM_PRIVATE_RANK = 1, /* each rank gets those of the old rank of its number, and
 	                           ELAYOUT if there was none; default */
 	FTMEM_PRIVATE_DROP = 2, /* they stay as they are */
 };
+/* Returned by ftmem_opts.private_from: the region stays as it is. */
 #define FTMEM_NO_RANK UINT32_MAX
 
 enum ftmem_log_level {
@@ -103,13 +104,19 @@ struct ftmem_opts {
 	void (*log)(void *arg, int level, const char *line); /* any thread */
 	void *log_arg;
 	uint32_t private_rule;   /* enum ftmem_private, default FTMEM_PRIVATE_RANK */
-	uint32_t compare_every;  /* snapshots from one comparison of replicas to the next;
-	                            default 0: they are never compared */
 	/*
-	 * Called by ftmem_restore() for each private region if the number of ranks is not
-	 * that of the snapshot, instead of private_rule: the old rank whose region called
-	 * name this rank gets, below old_ranks, or FTMEM_NO_RANK: it stays as it is. The same
-	 * may be given to several ranks.
+	 * Snapshots from one comparison of replicas to the next, up to 10^9, the same on all
+	 * ranks; default 0: they are never compared. A version whose replicas differ is
+	 * dropped on all ranks: ftmem_wait() returns DROPPED, with a message that names
+	 * tensor, box and rank.
+	 */
+	uint32_t compare_every;
+	/*
+	 * Asked instead of private_rule if the number of ranks is not that of the snapshot,
+	 * for each private region, on the thread that calls ftmem_restore(). Returns the old
+	 * rank whose region called name this rank gets, below old_ranks, or FTMEM_NO_RANK;
+	 * that region must be of equal size. The same may be given to several ranks; ranks
+	 * may differ in the function, or have none.
 	 */
 	uint32_t (*private_from)(void *arg, const char *name, uint32_t rank, uint32_t ranks,
 	                         uint32_t old_ranks);
@@ -120,21 +127,24 @@ struct ftmem_opts {
 #define FTMEM_MAX_DIMS 8
 
 /*
- * ndim 0: private to the rank, and restored to the rank of the same number. Else a box of
- * the global tensor called name: ranks that register the same elements hold replicas,
- * which must be equal at every snapshot; each stores only its share of them. On restore
- * a rank may ask for any box of what was stored, whoever stored it.
+ * ndim 0: private to the rank, and restored to the rank of the same number; shape and
+ * extent are 0. Else a box of the global tensor called name, in memory an array of just
+ * its elements in row-major order: the last dimension runs fastest. Ranks that register
+ * the same elements hold replicas, which must be equal at every snapshot; each stores only
+ * its share of them. On restore a rank may ask for any box of what was stored, whoever
+ * stored it. A tensor has fewer than 2^64 bytes, a rank's regions at most 2^48 together.
  */
 struct ftmem_region {
 	size_t size;             /* sizeof(struct ftmem_region) */
 	const char *name;        /* the same across restarts; unique in the rank, but boxes of
 	                            one tensor that do not overlap have the same */
 	void *addr;              /* host or device, contiguous */
-	uint64_t bytes;          /* at least 1 */
-	uint32_t elem_bytes, ndim;
-	uint64_t shape[FTMEM_MAX_DIMS];  /* of the whole tensor, in elements */
-	uint64_t start[FTMEM_MAX_DIMS];  /* of this box in it */
-	uint64_t extent[FTMEM_MAX_DIMS];
+	uint64_t bytes;          /* at least 1; of a box: elem_bytes times the product of extent */
+	uint32_t elem_bytes;     /* of a box at least 1, and equal on all ranks */
+	uint32_t ndim;           /* up to FTMEM_MAX_DIMS; entries from ndim on are ignored */
+	uint64_t shape[FTMEM_MAX_DIMS];  /* of the whole tensor, in elements; equal on all ranks */
+	uint64_t start[FTMEM_MAX_DIMS];  /* of this box in it: start + extent <= shape */
+	uint64_t extent[FTMEM_MAX_DIMS]; /* at least 1 */
 };
 #define FTMEM_REGION_INIT { .size = sizeof(struct ftmem_region) }
 
@@ -174,14 +184,19 @@ FTMEM_API int ftmem_open(const struct ftmem_opts *opts, struct ftmem **out);
 
 /*
  * Collective. Waits for versions under way; stored versions survive. Accepts
- * NULL. A region may be freed afterwards. Before MPI_Finalize(): what is still under
- * way then is given up, and after it ftmem_close() only frees.
+ * NULL. A region may be freed afterwards, but for what ftmem_restore() says of ETIMEOUT
+ * and ENET. Before MPI_Finalize(): what is still under way then is given up, and after it
+ * ftmem_close() only frees.
  */
 FTMEM_API void ftmem_close(struct ftmem *ft);
 
-/* Local; takes effect at the next ftmem_seal(). EINVAL, ENOMEM. Of one name, all are
- * removed. */
+/*
+ * Local; takes effect at the next ftmem_seal(). EINVAL: what struct ftmem_region says is
+ * not kept; a name that is missing or too long, or taken, unless by boxes of the same
+ * tensor that do not overlap this one. ENOMEM.
+ */
 FTMEM_API int ftmem_region_add(struct ftmem *ft, const struct ftmem_region *r);
+/* Likewise. Of one name, all are removed. EINVAL: there is none. */
 FTMEM_API int ftmem_region_remove(struct ftmem *ft, const char *name);
 
 /*
@@ -189,6 +204,8 @@ FTMEM_API int ftmem_region_remove(struct ftmem *ft, const char *name);
  * memory it will need.
  * Called again after regions changed it begins a new epoch; versions of the old
  * one stay restorable until the new one's first commit.
+ * EINVAL: ranks disagree on a tensor's shape or element size; its boxes overlap partly, in
+ * more than 65,536 cells; a rank's regions have more than 2^48 bytes.
  * EINVAL, ENOMEM, ESYS, ENET, ESMP, ETIMEOUT, EATTACHED. On error the former
  * epoch, if there was one, goes on with what it stores; if regions changed,
  * snapshots are refused until a seal succeeds.
@@ -199,7 +216,9 @@ FTMEM_API int ftmem_seal(struct ftmem *ft);
  * Collective, after ftmem_seal(). Agrees on the newest recoverable version,
  * rebuilds what is lost, fills the regions, makes redundancy whole. FRESH if
  * the job holds nothing. On error stored versions are intact; regions are
- * untouched after ELAYOUT, ELOST and EINVAL, else unspecified.
+ * untouched after ELAYOUT, ELOST and EINVAL, else unspecified. After ETIMEOUT and ENET
+ * messages on their way may still write into them until the process ends: load nothing
+ * else into them, do not free them, start the job again.
  * EINVAL, ENOMEM, ESYS, ENET, EDEVICE, ESMP, ETIMEOUT, ELAYOUT, ECORRUPT, ELOST.
  */
 FTMEM_API int ftmem_restore(struct ftmem *ft, uint64_t *version);

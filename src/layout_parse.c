@@ -54,8 +54,9 @@ static const char *blob_head_fault(const struct blob_head *head, uint64_t bytes)
 	return NULL;
 }
 
-/* What is wrong with the next region, NULL if nothing. */
-static const char *blob_get_region(struct blob_reader *r, struct layout *l, char **names)
+/* What is wrong with the next region, in text or constant, NULL if nothing. */
+static const char *blob_get_region(struct blob_reader *r, struct layout *l, char **names,
+                                   char text[REGION_FAULT])
 {
 	char name[FTMEM_REGION_NAME_MAX + 1 + BLOB_ALIGN];
 	struct region region = {.name = name};
@@ -80,7 +81,7 @@ static const char *blob_get_region(struct blob_reader *r, struct layout *l, char
 	region.bytes = head.bytes;
 	region.elem_bytes = head.elem_bytes;
 	region.box.ndim = head.ndim;
-	fault = region_fault(&region);
+	fault = region_fault(&region, text);
 	if (!fault && !layout_push(l, &region, names))
 		fault = "the regions have more bytes together than a rank can have (2^48)";
 	return fault;
@@ -132,12 +133,12 @@ static const char *blob_get_piece(struct blob_reader *r, struct layout *l, uint3
 /* ECORRUPT, ENOMEM. */
 static int blob_get_regions(struct blob_reader *r, struct layout *l, uint32_t count)
 {
-	char *names = l->names;
+	char *names = l->names, text[REGION_FAULT];
 	const char *fault;
 	uint32_t i;
 
 	for (i = 0; i < count; i++) {
-		fault = blob_get_region(r, l, &names);
+		fault = blob_get_region(r, l, &names, text);
 		if (fault)
 			return error_set(FTMEM_ECORRUPT,
 			                 "stored layout, behind %u of %u regions: %s", i, count,

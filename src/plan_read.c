@@ -2,6 +2,7 @@
 /* The part of a plan of those that have and want: their records, answers and orders. */
 #include "plan_impl.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -30,7 +31,7 @@ int plan_wanted_put(struct bytes *b, const struct plan_wanted *w)
 
 /* --- answers --- */
 
-/* "tensor w", "region w of rank 3" */
+/* `tensor "w"`, `region "w" of rank 3` */
 #define WHAT_TEXT (FTMEM_REGION_NAME_MAX + 40)
 
 static const char *what_text(const struct tensor *t, char text[WHAT_TEXT])
@@ -68,6 +69,12 @@ static int read_unlike(const struct plan_wanted *w, struct bytes_reader *r)
 	tensor_get(r, &t);
 	if (r->bad || r->left || !tensor_same(&t, &w->tensor) || tensor_alike(&t, &w->tensor))
 		return no_sense(w);
+	/* Private regions have nothing but bytes. */
+	if (t.home != TENSOR_GLOBAL)
+		return error_set(FTMEM_ELAYOUT,
+		                 "%s is stored with %" PRIu64 " bytes and asked for with %" PRIu64
+		                 ": they must be the same",
+		                 what_text(&w->tensor, what), t.shape[0], w->tensor.shape[0]);
 	return error_set(FTMEM_ELAYOUT,
 	                 "%s is stored as %s and asked for as %s: they must be the "
 	                 "same",

@@ -3,12 +3,14 @@
 
 #include <inttypes.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "checksum.h"
 #include "error.h"
 #include "sized.h"
+#include "tensor.h"
 
 #define SET_ROOM_MIN 16u
 #define SET_ROOM_MAX (1u << 30)
@@ -155,30 +157,74 @@ bool region_same_tensor(const struct region *a, const struct region *b)
 	       && memcmp(a->shape, b->shape, a->box.ndim * sizeof(a->shape[0])) == 0;
 }
 
-const char *region_fault(const struct region *r)
+static const char *tensor_of_text(const struct region *r, char text[TENSOR_TEXT])
 {
-	uint64_t box = r->elem_bytes, tensor = r->elem_bytes;
-	const struct box *b = &r->box;
-	uint32_t d;
+	struct tensor t = {.elem_bytes = r->elem_bytes, .ndim = r->box.ndim};
+
+	memcpy(t.shape, r->shape, sizeof(t.shape));
+	return tensor_text(&t, text);
+}
+
+/* What is wrong with one dimension of a box. */
+static const char *dim_fault(const struct region *r, uint32_t d, char text[REGION_FAULT])
+{
+	uint64_t start = r->box.start[d], extent = r->box.extent[d], shape = r->shape[d];
+	char box[BOX_TEXT], tensor[TENSOR_TEXT];
+
+	if (extent > 0 && start <= shape && extent <= shape - start)
+		return NULL;
+	if (extent == 0 || shape == 0)
+		snprintf(text, REGION_FAULT, "its %s is 0 in dimension %u",
+		         shape == 0 ? "shape" : "extent", d);
+	else if (extent > UINT64_MAX - start)
+		snprintf(text, REGION_FAULT, "its start + extent in dimension %u is 2^64 or more",
+		         d);
+	else
+		snprintf(text, REGION_FAULT,
+		         "its box %s reaches beyond the tensor in dimension %u: that is %s",
+		         box_text(&r->box, box), d, tensor_of_text(r, tensor));
+	return text;
+}
+
+/* What is wrong with the size of a box whose dimensions are right. */
+static const char *size_fault(const struct region *r, char text[REGION_FAULT])
+{
+	uint64_t bytes = r->elem_bytes, tensor_bytes = r->elem_bytes;
+	char box[BOX_TEXT], tensor[TENSOR_TEXT];
+
+	for (uint32_t d = 0; d < r->box.ndim; d++)
+		if (__builtin_mul_overflow(tensor_bytes, r->shape[d], &tensor_bytes)) {
+			snprintf(text, REGION_FAULT, "its tensor, %s, has 2^64 bytes or more",
+			         tensor_of_text(r, tensor));
+			return text;
+		}
+	bytes *= box_count(&r->box);
+	if (bytes == r->bytes)
+		return NULL;
+	snprintf(text, REGION_FAULT,
+	         "bytes is not elem_bytes times the product of extent: %" PRIu32
+	         "-byte elements of the box %s have %" PRIu64,
+	         r->elem_bytes, box_text(&r->box, box), bytes);
+	return text;
+}
+
+const char *region_fault(const struct region *r, char text[REGION_FAULT])
+{
+	const char *fault = NULL;
 
 	if (r->bytes == 0)
 		return "it has no bytes";
 	if (r->bytes > REGION_DATA_MAX)
 		return "it has more bytes than a rank can have (2^48)";
-	if (b->ndim > FTMEM_MAX_DIMS)
+	if (r->box.ndim > FTMEM_MAX_DIMS)
 		return "it has more than 8 dimensions";
-	if (b->ndim > 0 && r->elem_bytes == 0)
+	if (r->box.ndim == 0)
+		return NULL;
+	if (r->elem_bytes == 0)
 		return "it is a box, but elem_bytes is 0";
-	for (d = 0; d < b->ndim; d++) {
-		if (b->start[d] > r->shape[d] || b->extent[d] > r->shape[d] - b->start[d])
-			return "its box reaches beyond the tensor: start + extent > shape";
-		if (__builtin_mul_overflow(box, b->extent[d], &box)
-		    || __builtin_mul_overflow(tensor, r->shape[d], &tensor))
-			return "its tensor has more than 2^64 bytes";
-	}
-	if (b->ndim > 0 && box != r->bytes)
-		return "bytes is not elem_bytes times the product of extent";
-	return NULL;
+	for (uint32_t d = 0; d < r->box.ndim && !fault; d++)
+		fault = dim_fault(r, d, text);
+	return fault ? fault : size_fault(r, text);
 }
 
 /* Without a name. Beyond ndim all is zero, whatever the caller left there: equal regions
@@ -221,6 +267,15 @@ static int region_take(const struct ftmem_region *r, struct ftmem_region *own)
 	return FTMEM_OK;
 }
 
+/* A dimension that was forgotten would make a replica of each rank a region of its own. */
+static const char *ndim_fault(const struct ftmem_region *r)
+{
+	if (r->ndim == 0 && (r->shape[0] != 0 || r->extent[0] != 0))
+		return "it has a shape, but ndim is 0: set ndim, or leave shape and extent 0 for a "
+		       "private region";
+	return NULL;
+}
+
 /* What is wrong with where a region is, NULL if nothing. */
 static const char *addr_fault(const struct region *r)
 {
@@ -241,7 +296,7 @@ static int error_region(const char *name, const struct region *r, const char *fa
 static int set_check_name(const struct region_set *set, const char *name, const struct region *r)
 {
 	uint32_t at = *index_place(&set->index, set->entry, name);
-	char box[BOX_TEXT], taken[BOX_TEXT];
+	char box[BOX_TEXT], taken[BOX_TEXT], here[TENSOR_TEXT], there[TENSOR_TEXT];
 	const struct region *other;
 	struct box common;
 
@@ -252,9 +307,13 @@ static int set_check_name(const struct region_set *set, const char *name, const 
 			                    "there is one of this name already; only boxes of one "
 			                    "tensor may share a name");
 		if (!region_same_tensor(r, other))
-			return error_region(name, r,
-			                    "there is a box of this name already whose tensor has "
-			                    "another shape or element size");
+			return error_set(
+				FTMEM_EINVAL,
+				"region \"%s\" of %" PRIu64 " bytes: its tensor is %s, and "
+				"that of a box of this name that is registered already %s: "
+				"give it one shape and element size, or another name",
+				name, r->bytes, tensor_of_text(r, here),
+				tensor_of_text(other, there));
 		if (box_intersect(&r->box, &other->box, &common))
 			return error_set(FTMEM_EINVAL,
 			                 "region \"%s\" of %" PRIu64 " bytes: its box %s overlaps "
@@ -269,6 +328,7 @@ static int set_check_name(const struct region_set *set, const char *name, const 
 int region_set_add(struct region_set *set, const struct ftmem_region *r)
 {
 	struct ftmem_region own = {0};
+	char text[REGION_FAULT];
 	struct region region;
 	const char *fault;
 	size_t name_bytes;
@@ -278,7 +338,9 @@ int region_set_add(struct region_set *set, const struct ftmem_region *r)
 	if (rc != FTMEM_OK)
 		return rc;
 	region = region_from(&own);
-	fault = region_fault(&region);
+	fault = ndim_fault(&own);
+	if (!fault)
+		fault = region_fault(&region, text);
 	if (!fault)
 		fault = addr_fault(&region);
 	if (fault)

@@ -27,8 +27,8 @@ int region_set_new(struct region_set **out);
 void region_set_free(struct region_set *set);
 /*
  * EINVAL names the region and what is wrong: null, zero size, a name that is missing,
- * too long or taken, a box that does not fit. A name is taken if another region has
- * it, unless both are boxes of one tensor that do not overlap. ENOMEM.
+ * too long or taken, a shape without ndim, a box that does not fit. A name is taken if
+ * another region has it, unless both are boxes of one tensor that do not overlap. ENOMEM.
  */
 int region_set_add(struct region_set *set, const struct ftmem_region *r);
 /* All of that name. EINVAL: there is none. */
@@ -38,9 +38,10 @@ uint32_t region_set_count(const struct region_set *set);
  * or remove. */
 const struct region *region_set_next(const struct region_set *set, uint32_t *at);
 
-/* What is wrong with a region's size and box, NULL if nothing: for those that are read
- * from a layout too. */
-const char *region_fault(const struct region *r);
+/* What is wrong with a region's size and box, in text or constant, NULL if nothing: for
+ * those that are read from a layout too. */
+#define REGION_FAULT (BOX_TEXT + 384)
+const char *region_fault(const struct region *r, char text[REGION_FAULT]);
 /* Both are boxes, and their tensors have the same elements and shape. */
 bool region_same_tensor(const struct region *a, const struct region *b);
 

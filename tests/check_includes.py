@@ -40,7 +40,7 @@ box                   : ftmem
 bytes                 : error
 tensor                : box bytes error checksum
 overlap               : box error
-region                : ftmem error sized checksum box
+region                : ftmem error sized checksum box tensor
 layout                : error checksum overlap region
 slot                  : ftmem clock error checksum rail map
 arena                 : error checksum memory name slot

@@ -161,7 +161,7 @@ static void damage_is_described(void **state)
 	corrupt(l, 52, 1, 4, "behind 0 of 3 regions: its fields are out of range");
 	corrupt(l, 60, 1, 4, "behind 0 of 3 regions: its name is damaged");
 	corrupt(l, 64, 25, 8, "behind 1 of 3 regions: bytes is not");
-	corrupt(l, 88, 2, 8, "behind 1 of 3 regions: its box reaches beyond");
+	corrupt(l, 88, 2, 8, "behind 1 of 3 regions: its box [1:3, 5:8] reaches beyond");
 	corrupt(l, 232, 1, 1, "there is something behind its last piece");
 	corrupt(l, 255, 1, 1, "there is something behind its last piece");
 	layout_free(l);

@@ -392,6 +392,23 @@ static void another_shape_is_named(void **state)
 	plan_free(p);
 }
 
+static void another_size_of_a_private_region_is_named(void **state)
+{
+	struct tensor is = make_tensor("rng", 1, 1, (uint64_t[]){16});
+	struct tensor asked = make_tensor("rng", 1, 1, (uint64_t[]){17});
+	struct plan *p = NULL;
+
+	(void)state;
+	assert_int_equal(plan_new(&p), 0);
+	assert_int_equal(add_stored(p, &is, box_1d(0, 16), 0, 1, 0), 0);
+	assert_int_equal(add_wanted(p, &asked, box_1d(0, 17)), 0);
+	assert_int_equal(plan_solve(p), 0);
+	expect_error(
+		p, 1, &asked, box_1d(0, 17), FTMEM_ELAYOUT,
+		"region \"rng\" of rank 1 is stored with 16 bytes and asked for with 17: they");
+	plan_free(p);
+}
+
 static void stored_pieces_that_overlap_are_named(void **state)
 {
 	struct tensor t = tensor_1d("w", 10), good = tensor_1d("v", 10);
@@ -599,6 +616,7 @@ int main(void)
 		cmocka_unit_test(a_stored_record_has_no_answer),
 		cmocka_unit_test(what_is_not_stored_is_named),
 		cmocka_unit_test(another_shape_is_named),
+		cmocka_unit_test(another_size_of_a_private_region_is_named),
 		cmocka_unit_test(stored_pieces_that_overlap_are_named),
 		cmocka_unit_test(stored_pieces_of_two_shapes_are_named),
 		cmocka_unit_test(every_failed_allocation_is_reported),

@@ -346,9 +346,11 @@ static void what_contradicts_itself_is_left_to_the_answers(void **state)
 {
 	struct tensor t = tensor_1d("w", 10),
 		      flat = make_tensor("w", TENSOR_GLOBAL, 2, (uint64_t[]){5, 2});
+	struct tensor wide = t;
 	struct plan *p = new_plan();
 
 	(void)state;
+	wide.elem_bytes = 8;
 	assert_int_equal(add_stored(p, &t, box_1d(0, 4), 0, 0, 0), 0);
 	assert_int_equal(add_stored(p, &t, box_1d(3, 4), 0, 1, 0), 0);
 	assert_int_equal(add_wanted(p, &t, box_1d(0, 1)), 0);
@@ -356,6 +358,10 @@ static void what_contradicts_itself_is_left_to_the_answers(void **state)
 	p = new_plan();
 	assert_int_equal(add_stored(p, &t, box_1d(0, 4), 0, 0, 0), 0);
 	assert_int_equal(add_wanted(p, &flat, whole_of(&flat)), 0);
+	expect(p, 16, 1, 0, "tensor \"w\" [0:4]");
+	p = new_plan();
+	assert_int_equal(add_stored(p, &t, box_1d(0, 4), 0, 0, 0), 0);
+	assert_int_equal(add_wanted(p, &wide, box_1d(0, 4)), 0);
 	expect(p, 16, 1, 0, "tensor \"w\" [0:4]");
 	p = new_plan();
 	assert_int_equal(add_stored(p, &t, box_1d(0, 4), 0, 0, 0), 0);

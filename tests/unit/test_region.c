@@ -88,26 +88,36 @@ static void boxes_that_do_not_fit_are_refused(void **state)
 	refused(set, &r, "elem_bytes");
 	r = box();
 	r.bytes = 25;
-	refused(set, &r, "product");
+	refused(set, &r,
+	        "\"box\" of 25 bytes: bytes is not elem_bytes times the product of extent: "
+	        "4-byte elements of the box [1:3, 5:8] have 24");
 	r = box();
 	r.extent[1] = 0;
-	refused(set, &r, "product");
+	refused(set, &r, "its extent is 0 in dimension 1");
+	r = box();
+	r.shape[0] = 0;
+	refused(set, &r, "its shape is 0 in dimension 0");
 	r = box();
 	r.start[1] = 6;
-	refused(set, &r, "beyond the tensor");
+	refused(set, &r,
+	        "its box [1:3, 6:9] reaches beyond the tensor in dimension 1: that is [3, 8] of "
+	        "4-byte elements");
 	r = box();
+	r.start[1] = UINT64_MAX - 3;
+	refused(set, &r, "18446744073709551615] reaches beyond the tensor in dimension 1");
 	r.start[1] = UINT64_MAX;
-	refused(set, &r, "beyond the tensor");
+	refused(set, &r, "its start + extent in dimension 1 is 2^64 or more");
 	r = box();
 	r.extent[0] = UINT64_MAX;
-	refused(set, &r, "beyond the tensor");
+	refused(set, &r, "its start + extent in dimension 0 is 2^64 or more");
 	r = box();
 	r.shape[0] = r.extent[0] = UINT64_C(1) << 62;
 	r.start[0] = 0;
-	refused(set, &r, "2^64");
+	refused(set, &r,
+	        "its tensor, [4611686018427387904, 8] of 4-byte elements, has 2^64 bytes or more");
 	r = box();
 	r.shape[0] = UINT64_MAX;
-	refused(set, &r, "2^64");
+	refused(set, &r, "has 2^64 bytes or more");
 	r = box();
 	r.ndim = FTMEM_MAX_DIMS;
 	for (d = 0; d < FTMEM_MAX_DIMS; d++) {
@@ -116,6 +126,38 @@ static void boxes_that_do_not_fit_are_refused(void **state)
 		r.extent[d] = 1;
 	}
 	r.bytes = 4;
+	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	/* The longest that is said fits. */
+	for (d = 0; d < FTMEM_MAX_DIMS; d++) {
+		r.shape[d] = UINT64_MAX - 1;
+		r.start[d] = UINT64_MAX - 2;
+	}
+	refused(set, &r, "18446744073709551614] of 4-byte elements, has 2^64 bytes or more");
+	r.elem_bytes = UINT32_MAX;
+	r.start[7] = UINT64_MAX - 1;
+	refused(set, &r, "in dimension 7: that is [18446744073709551614, ");
+	refused(set, &r, ", 18446744073709551614] of 4294967295-byte elements");
+	region_set_free(set);
+}
+
+static void a_shape_without_ndim_is_refused(void **state)
+{
+	const char *why = "\"box\" of 24 bytes: it has a shape, but ndim is 0: set ndim, or leave "
+			  "shape and extent 0 for a private region";
+	struct ftmem_region r = box();
+	struct region_set *set;
+
+	(void)state;
+	assert_int_equal(region_set_new(&set), FTMEM_OK);
+	r.ndim = 0;
+	refused(set, &r, why);
+	r.shape[0] = 0;
+	refused(set, &r, why);
+	r.shape[0] = 3;
+	r.extent[0] = 0;
+	refused(set, &r, why);
+	/* An element size alone says nothing. */
+	r.shape[0] = 0;
 	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
 	region_set_free(set);
 }
@@ -190,7 +232,7 @@ static void what_lies_beyond_ndim_is_zero(void **state)
 	assert_int_equal(region_set_new(&set), FTMEM_OK);
 	r.shape[5] = r.start[2] = r.extent[7] = 9;
 	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
-	r.ndim = 0;
+	r.ndim = r.shape[0] = r.extent[0] = 0;
 	r.name = "private";
 	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
 	got = assert_is(set, 0, "box");
@@ -199,8 +241,10 @@ static void what_lies_beyond_ndim_is_zero(void **state)
 	assert_int_equal(got->box.start[2], 0);
 	assert_int_equal(got->box.extent[7], 0);
 	got = assert_is(set, 1, "private");
-	assert_int_equal(got->shape[0], 0);
-	assert_int_equal(got->box.extent[0], 0);
+	assert_int_equal(got->shape[1], 0);
+	assert_int_equal(got->box.extent[1], 0);
+	assert_int_equal(got->box.start[0], 0);
+	assert_int_equal(got->elem_bytes, 0);
 	region_set_free(set);
 }
 
@@ -254,21 +298,23 @@ static void boxes_of_another_tensor_need_another_name(void **state)
 	(void)state;
 	r = row(0, 2);
 	r.shape[0] = 4;
-	refused(set, &r, "another shape or element size");
+	refused(set, &r,
+	        "\"box\" of 8 bytes: its tensor is [4, 8] of 4-byte elements, and that of a box of "
+	        "this name that is registered already [3, 8] of 4-byte elements: give it one");
 	r = row(0, 2);
 	r.elem_bytes = 8;
 	r.bytes = 16;
-	refused(set, &r, "another shape or element size");
+	refused(set, &r, "its tensor is [3, 8] of 8-byte elements, and");
 	r = row(0, 2);
 	r.ndim = 1;
 	r.shape[0] = 2;
 	r.extent[0] = 2;
-	refused(set, &r, "another shape or element size");
+	refused(set, &r, "its tensor is [2] of 4-byte elements, and");
 	r = row(0, 2);
 	r.name = "w";
 	refused(set, &r, "there is one of this name");
 	r = row(0, 2);
-	r.ndim = 0;
+	r.ndim = r.shape[0] = r.extent[0] = 0;
 	refused(set, &r, "there is one of this name");
 	region_set_free(set);
 }
@@ -378,6 +424,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(regions_without_sense_are_refused_by_name),
 		cmocka_unit_test(boxes_that_do_not_fit_are_refused),
+		cmocka_unit_test(a_shape_without_ndim_is_refused),
 		cmocka_unit_test(structs_of_other_versions_are_understood),
 		cmocka_unit_test(removed_names_are_free_again),
 		cmocka_unit_test(what_lies_beyond_ndim_is_zero),
