@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] =
+/* In parts, since a string may have 4095 characters. */
+static const char options_help[] =
 	"usage: mpirun [-n RANKS] ftmem_bench [OPTION]...\n"
 	"\n"
 	"Measures libftmem: what a snapshot, a restart and the loss of nodes cost, and\n"
@@ -33,11 +34,16 @@ static const char help[] =
 	"                        what a rank stores, holds and sends must fall to 1/R of\n"
 	"                        what it is without, measured before (default 1)\n"
 	"  --compare             measure snapshots that compare replicas beside others\n"
+	"  --with-load           measure what snapshots take from trainers beside them, one that\n"
+	"                        computes and one that sums buffers over all ranks, without and\n"
+	"                        with a ceiling on parity traffic\n"
 	"  --reshape             measure restores into other boxes than were stored, and on\n"
 	"                        one rank less; some need the state of all ranks on each\n"
 	"  --json FILE           write the results as JSON too, - for standard output\n"
 	"  --help                this text\n"
-	"\n"
+	"\n";
+
+static const char results_help[] =
 	"What is measured, each as median, min and max of the slowest rank's time:\n"
 	"  call      host time of ftmem_snapshot()\n"
 	"  copy      from the call until ftmem_fence() returned: state may be written\n"
@@ -47,6 +53,8 @@ static const char help[] =
 	"            place and all redundancy whole again\n"
 	"  open,     ftmem_open() and ftmem_seal(): at first, at a restart, and at a\n"
 	"  seal      restart with nodes replaced\n"
+	"  threads   processor time of the library's threads while nothing is under way,\n"
+	"            and while a version waits for another rank\n"
 	"A node is lost by closing the job and killing the node's ftmem-smp: its memory\n"
 	"is gone. Ranks then start again into memory filled with garbage.\n"
 	"\n"
@@ -56,16 +64,25 @@ static const char help[] =
 	"  columns, grid, whole    columns; tiles; all on each rank\n"
 	"  fewer     rows on all ranks but the last\n"
 	"\n"
+	"With --with-load each trainer runs in turn alone and beside snapshots, each of which\n"
+	"begins when the former has ended: the most that they can take. Printed are\n"
+	"  alone, beside   time of a step without and with them\n"
+	"  lost            the difference, as part of alone and for each snapshot\n"
+	"  protect, fence  a snapshot, and what the trainer waited in ftmem_fence() for it\n"
+	"  busy            part of the time in which one was under way\n"
+	"\n"
 	"Limits are measured at the library's block size with all ranks at once, one\n"
 	"thread each, and given for all ranks together and for one:\n"
 	"  memcpy    bytes copied, state to other memory, both out of cache\n"
 	"  encode    bytes of data read to make one parity block of k, in cache\n"
 	"  checksum  bytes checked, in cache\n"
+	"  verify    bytes checked, out of cache\n"
 	"  mpi       bytes each rank sends to the next node while it receives as many\n"
 	"The floor is the time of a protect if each byte took exactly those:\n"
 	"  (D/memcpy + (1+m+m/k)D/checksum + mD/mpi + mD/encode) / P\n"
 	"with D bytes (with --replicas its share) and rates of one rank; P = CPUs per\n"
-	"rank, at least 1, at most one more than the library's copy threads.\n"
+	"rank, at least 1, at most one more than the library's copy threads. Restores and\n"
+	"rebuilds have floors of the same kind.\n"
 	"\n"
 	"Other options of the library are set by its environment variables (FTMEM_DIR,\n"
 	"FTMEM_BLOCK_BYTES, FTMEM_WINDOW, FTMEM_COPY_THREADS, ...). Under mpirun pass\n"
@@ -78,9 +95,11 @@ static const char help[] =
 	"Exit status: 0 measured and every byte right; 1 something failed, a byte was\n"
 	"wrong, or shares are not 1/R within 1%; 2 bad option.\n";
 
-const char *args_help(void)
+const char *args_help(unsigned part)
 {
-	return help;
+	static const char *const parts[] = {options_help, results_help};
+
+	return part < sizeof(parts) / sizeof(*parts) ? parts[part] : NULL;
 }
 
 static bool number(const char *text, uint64_t min, uint64_t max, uint64_t *out)
@@ -154,7 +173,7 @@ static bool node_list(const char *text, struct args *a)
 }
 
 enum option_id { BYTES = 1, PARITY, GROUP, RANKS_PER_NODE, LOSE, REPEAT, REGIONS, REPLICAS,
-                 COMPARE, RESHAPE, JSON, HELP };
+                 COMPARE, WITH_LOAD, RESHAPE, JSON, HELP };
 
 static const struct option options[] = {
 	{"bytes", required_argument, NULL, BYTES},
@@ -166,6 +185,7 @@ static const struct option options[] = {
 	{"regions", required_argument, NULL, REGIONS},
 	{"replicas", required_argument, NULL, REPLICAS},
 	{"compare", no_argument, NULL, COMPARE},
+	{"with-load", no_argument, NULL, WITH_LOAD},
 	{"reshape", no_argument, NULL, RESHAPE},
 	{"json", required_argument, NULL, JSON},
 	{"help", no_argument, NULL, HELP},
@@ -212,6 +232,9 @@ static const char *take(struct args *a, int option, const char *value)
 		                           : "up to 64 different node numbers, as 0,2, or none";
 	case COMPARE:
 		a->compare = true;
+		return NULL;
+	case WITH_LOAD:
+		a->with_load = true;
 		return NULL;
 	case RESHAPE:
 		a->reshape = true;

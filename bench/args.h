@@ -17,7 +17,7 @@ struct args {
 	uint32_t ranks_per_node; /* 0: nodes as launched */
 	uint32_t repeat;
 	uint32_t replicas;       /* ranks with the same state */
-	bool compare, reshape;   /* whether to measure these too */
+	bool compare, with_load, reshape; /* whether to measure these too */
 	bool lose_given;
 	uint32_t lose_count;     /* 0 with lose_given: lose none */
 	uint32_t lose[ARGS_LOSE_MAX];
@@ -29,6 +29,7 @@ enum args_result { ARGS_RUN, ARGS_HELP, ARGS_WRONG };
 /* ARGS_WRONG: text says which option is wrong and what it takes. */
 enum args_result args_parse(int argc, char **argv, struct args *out, char *text, size_t bytes);
 
-const char *args_help(void);
+/* Its parts in order; NULL: no more. */
+const char *args_help(unsigned part);
 
 #endif

@@ -32,11 +32,17 @@ struct load {
 
 static volatile uint32_t checksum_sink;
 
+/* Where the next block of the state begins, and its bytes. */
+static uint64_t next_block(struct load *l, uint64_t *at)
+{
+	*at = l->turn++ * l->block % l->area_bytes;
+	return l->area_bytes - *at < l->block ? l->area_bytes - *at : l->block;
+}
+
 /* Each does one unit of work and returns its bytes. */
 static uint64_t do_copy(struct load *l)
 {
-	uint64_t at = l->turn++ * l->block % l->area_bytes;
-	uint64_t len = l->area_bytes - at < l->block ? l->area_bytes - at : l->block;
+	uint64_t at, len = next_block(l, &at);
 
 	memcpy(l->area + at, l->state->data + at, len);
 	return len;
@@ -46,6 +52,14 @@ static uint64_t do_checksum(struct load *l)
 {
 	checksum_sink = checksum(l->blocks + l->turn++ % 4 * l->block, l->block);
 	return l->block;
+}
+
+static uint64_t do_verify(struct load *l)
+{
+	uint64_t at, len = next_block(l, &at);
+
+	checksum_sink = checksum(l->state->data + at, len);
+	return len;
 }
 
 static uint64_t do_encode(struct load *l)
@@ -186,6 +200,7 @@ int limits_measure(const struct world *w, const struct state *s, uint32_t block_
 	*out = (struct limits){.encode = {NAN, NAN}, .mpi = {NAN, NAN}};
 	out->copy = limit_of(w, measure(&l, do_copy));
 	out->checksum = limit_of(w, measure(&l, do_checksum));
+	out->verify = limit_of(w, measure(&l, do_verify));
 	if (m) {
 		out->encode = limit_of(w, measure(&l, do_encode));
 		out->mpi = limit_of(w, fmax(measure_exchange(&l, false),
@@ -193,21 +208,4 @@ int limits_measure(const struct world *w, const struct state *s, uint32_t block_
 	}
 	load_deinit(&l);
 	return 0;
-}
-
-struct floor_time limits_floor(const struct limits *l, const struct world *w, uint64_t bytes,
-                               uint32_t k, uint32_t m, uint32_t copy_threads)
-{
-	double d = (double)bytes / 1e9, sum;
-	struct floor_time f = {
-		.copy = d / l->copy.rank,
-		.checksum = d * (1 + m + (double)m / k) / l->checksum.rank,
-		.mpi = m ? d * m / l->mpi.rank : 0,
-		.encode = m ? d * m / l->encode.rank : 0,
-		.overlap = fmax(1, fmin(w->cores, copy_threads + 1)),
-	};
-
-	sum = f.copy + f.checksum + f.mpi + f.encode;
-	f.all = sum / f.overlap;
-	return f;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * What the machine can do at the library's block size, with all ranks at once
- * and one thread each; and the time that a protect would take at those rates.
+ * and one thread each.
  */
 #ifndef BENCH_LIMIT_H
 #define BENCH_LIMIT_H
@@ -19,20 +19,12 @@ struct limits {
 	struct limit copy;     /* memcpy from the state to other memory, out of cache */
 	struct limit encode;   /* source bytes read for one parity block, in cache */
 	struct limit checksum; /* in cache */
+	struct limit verify;   /* checksum of the state, out of cache */
 	struct limit mpi;      /* sent to the next node, while receiving as much */
 };
 
 /* Collective. k data and m parity members; m 0: no parity. ENOMEM. */
 int limits_measure(const struct world *w, const struct state *s, uint32_t block_bytes,
                    uint32_t k, uint32_t m, struct limits *out);
-
-/* What one rank's bytes take at those rates, in seconds, on one CPU. */
-struct floor_time {
-	double copy, checksum, mpi, encode;
-	double overlap; /* P: CPUs that work for the rank at a time */
-	double all;     /* sum / P */
-};
-struct floor_time limits_floor(const struct limits *l, const struct world *w, uint64_t bytes,
-                               uint32_t k, uint32_t m, uint32_t copy_threads);
 
 #endif

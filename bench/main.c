@@ -131,8 +131,8 @@ int main(int argc, char **argv)
 
 	switch (args_parse(argc, argv, &args, text, sizeof(text))) {
 	case ARGS_HELP:
-		if (speaks())
-			fputs(args_help(), stdout);
+		for (unsigned i = 0; speaks() && args_help(i); i++)
+			fputs(args_help(i), stdout);
 		return 0;
 	case ARGS_WRONG:
 		if (speaks())

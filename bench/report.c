@@ -6,6 +6,7 @@
 
 #include "json.h"
 #include "report_elastic.h"
+#include "report_load.h"
 
 static const char *const start_text[START_KINDS] = {"first", "restart", "nodes replaced"};
 static const char *const start_key[START_KINDS] = {"first", "restart", "replace"};
@@ -46,22 +47,41 @@ static void print_times(FILE *f, const struct results *r)
 	}
 }
 
-static void limit_row(FILE *f, const char *name, const struct limit *l, double s)
+static void limit_row(FILE *f, const char *name, const struct limit *l)
 {
 	if (!isnan(l->sum))
-		fprintf(f, "  %-24s %12.2f %12.2f %12.4f\n", name, l->sum, l->rank, s);
+		fprintf(f, "  %-24s %12.2f %12.2f\n", name, l->sum, l->rank);
+}
+
+static void floor_row(FILE *f, const char *name, const struct floor_result *r)
+{
+	const struct floor_time *t = &r->time;
+
+	if (t->overlap > 0)
+		fprintf(f, "  %-22s %9.4f %9.4f %9.4f %9.4f %9.4f %9.4f %7.0f%%\n", name, t->copy,
+		        t->checksum, t->verify, t->mpi, t->encode, t->all, 100 * r->reached);
 }
 
 static void print_limits(FILE *f, const struct results *r)
 {
-	fprintf(f, "\n  %-24s %12s %12s %12s\n", "limits, GB/s", "all ranks", "one rank",
-	        "floor, s");
-	limit_row(f, "memcpy", &r->limits.copy, r->floor.copy);
-	limit_row(f, "checksum", &r->limits.checksum, r->floor.checksum);
-	limit_row(f, "mpi", &r->limits.mpi, r->floor.mpi);
-	limit_row(f, "encode", &r->limits.encode, r->floor.encode);
-	fprintf(f, "  floor of protect: %.4f s (sum / %.2f CPUs of a rank); reached: %.0f%%\n",
-	        r->floor.all, r->floor.overlap, 100 * r->of_floor);
+	char name[32];
+
+	fprintf(f, "\n  %-24s %12s %12s\n", "limits, GB/s", "all ranks", "one rank");
+	limit_row(f, "memcpy", &r->limits.copy);
+	limit_row(f, "checksum", &r->limits.checksum);
+	limit_row(f, "verify", &r->limits.verify);
+	limit_row(f, "mpi", &r->limits.mpi);
+	limit_row(f, "encode", &r->limits.encode);
+	fprintf(f, "\n  %-22s %9s %9s %9s %9s %9s %9s %8s\n", "floor, s", "copy", "checksum",
+	        "verify", "mpi", "encode", "all", "reached");
+	floor_row(f, "protect", &r->protect_floor);
+	floor_row(f, "restore, nothing lost", &r->restore_floor);
+	for (uint32_t i = 1; i <= LOST_MAX; i++) {
+		snprintf(name, sizeof(name), "rebuild, %" PRIu32 " lost", i);
+		floor_row(f, name, &r->rebuild_floor[i]);
+	}
+	fprintf(f, "  all: the sum over the %.2f CPUs that work for a rank at a time\n",
+	        r->protect_floor.time.overlap);
 }
 
 void report_table(FILE *f, const struct args *a, const struct world *w, const struct results *r)
@@ -77,6 +97,7 @@ void report_table(FILE *f, const struct args *a, const struct world *w, const st
 		        r->load_before);
 	print_times(f, r);
 	print_limits(f, r);
+	report_load_table(f, a, r);
 	report_elastic_table(f, a, r);
 	fprintf(f, "\n  memory held: %.3f times the state, budget %.3f\n"
 	        "  memory beyond state and arenas: %.1f MiB of a rank, budget 64 MiB\n",
@@ -135,16 +156,60 @@ static void json_limits(FILE *f, const struct results *r)
 	json_limit(f, "memcpy", &r->limits.copy, ",\n");
 	json_limit(f, "encode", &r->limits.encode, ",\n");
 	json_limit(f, "checksum", &r->limits.checksum, ",\n");
+	json_limit(f, "verify", &r->limits.verify, ",\n");
 	json_limit(f, "mpi", &r->limits.mpi, "\n  },\n");
-	fputs("  \"floor_s\": {", f);
-	json_double(f, "copy", r->floor.copy, ", ");
-	json_double(f, "checksum", r->floor.checksum, ", ");
-	json_double(f, "mpi", r->floor.mpi, ", ");
-	json_double(f, "encode", r->floor.encode, ", ");
-	json_double(f, "overlap", r->floor.overlap, ", ");
-	json_double(f, "all", r->floor.all, "},\n");
-	fputs("  ", f);
-	json_double(f, "of_floor", r->of_floor, ",\n");
+}
+
+static void json_floor(FILE *f, const struct floor_time *t)
+{
+	fputs("{", f);
+	json_double(f, "copy", t->copy, ", ");
+	json_double(f, "checksum", t->checksum, ", ");
+	json_double(f, "verify", t->verify, ", ");
+	json_double(f, "mpi", t->mpi, ", ");
+	json_double(f, "encode", t->encode, ", ");
+	json_double(f, "overlap", t->overlap, ", ");
+	json_double(f, "all", t->all, "}");
+}
+
+static void json_floors(FILE *f, const struct results *r)
+{
+	fputs("  \"floor_s\": ", f);
+	json_floor(f, &r->protect_floor.time);
+	fputs(",\n  ", f);
+	json_double(f, "of_floor", r->protect_floor.reached, ",\n");
+	if (r->restore_floor.time.overlap > 0) {
+		fputs("  \"restore_floor_s\": ", f);
+		json_floor(f, &r->restore_floor.time);
+		fputs(",\n  ", f);
+		json_double(f, "of_restore_floor", r->restore_floor.reached, ",\n");
+	}
+}
+
+static void json_rebuild_floors(FILE *f, const struct results *r)
+{
+	const char *before = "";
+	char key[16];
+
+	fputs("  \"rebuild_floor_s\": {", f);
+	for (uint32_t i = 1; i <= LOST_MAX; i++) {
+		if (r->rebuild_floor[i].time.overlap <= 0)
+			continue;
+		fprintf(f, "%s\"%" PRIu32 "\": ", before, i);
+		json_floor(f, &r->rebuild_floor[i].time);
+		before = ",\n    ";
+	}
+	fputs("},\n  \"of_rebuild_floor\": {", f);
+	before = "";
+	for (uint32_t i = 1; i <= LOST_MAX; i++) {
+		if (r->rebuild_floor[i].time.overlap <= 0)
+			continue;
+		fputs(before, f);
+		snprintf(key, sizeof(key), "%" PRIu32, i);
+		json_double(f, key, r->rebuild_floor[i].reached, "");
+		before = ", ";
+	}
+	fputs("},\n", f);
 }
 
 static void json_settings(FILE *f, const struct args *a, const struct world *w,
@@ -154,6 +219,7 @@ static void json_settings(FILE *f, const struct args *a, const struct world *w,
 	        FTMEM_VERSION_PATCH);
 	json_setting(f, "ranks", w->size);
 	json_setting(f, "nodes", w->nodes);
+	json_setting(f, "hosts", w->hosts);
 	json_setting(f, "ranks_on_host", w->host_ranks);
 	json_setting(f, "cpus_on_host", w->cpus);
 	json_setting(f, "bytes", a->bytes);
@@ -186,6 +252,9 @@ void report_json(FILE *f, const struct args *a, const struct world *w, const str
 	json_double(f, "held_budget", r->held_budget, ",\n");
 	json_setting(f, "rss_extra_bytes", r->rss_extra_bytes);
 	json_limits(f, r);
+	json_floors(f, r);
+	json_rebuild_floors(f, r);
+	report_load_json(f, a, r);
 	report_elastic_json(f, a, r);
 	json_setting(f, "verified_bytes", r->verified_bytes);
 	fprintf(f, "  \"verified\": %s\n}\n", r->verified ? "true" : "false");

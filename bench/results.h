@@ -4,8 +4,8 @@
 #define BENCH_RESULTS_H
 
 #include "args.h"
+#include "floor.h"
 #include "job.h"
-#include "limit.h"
 #include "series.h"
 
 #define LOST_MAX 64
@@ -35,6 +35,26 @@ struct shape_results {
 	double of_same;            /* time at the rates of rows and rotated, to the time taken */
 };
 
+/* Stand-ins for a training loop. */
+enum trainer { TRAINER_COMPUTE, TRAINER_COLLECTIVE, TRAINERS };
+
+/* Of one trainer, and snapshots each of which begins when the former is committed. */
+struct load_results {
+	struct series alone_s, beside_s;    /* a step without and with snapshots */
+	struct series lost;                 /* of the time without, of such pairs */
+	struct series lost_s;               /* by each snapshot */
+	struct series protect_s, fence_s;   /* of a snapshot; waited in ftmem_fence() for it */
+	struct series busy;                 /* part of the time that one was under way */
+	uint32_t snapshots;                 /* measured */
+	uint32_t alone, chunk;              /* steps of a phase without; between looks at one */
+};
+
+/* The least a measured time could be, and that over its median. All zeros: not known. */
+struct floor_result {
+	struct floor_time time;
+	double reached;
+};
+
 struct results {
 	struct protect_results protect;
 	struct protect_results alone;       /* with --replicas: each rank for itself */
@@ -55,8 +75,13 @@ struct results {
 	uint64_t wrong_bytes;
 	uint32_t k, m;             /* of rank 0's group; m 0: no parity */
 	struct limits limits;
-	struct floor_time floor;
-	double of_floor;
+	struct floor_result protect_floor, restore_floor;
+	struct floor_result rebuild_floor[LOST_MAX + 1]; /* by number of nodes lost */
+	struct load_results load[TRAINERS][2]; /* with --with-load: without and with a ceiling */
+	uint64_t load_ceiling;     /* bytes/s that a rank sends; 0: nothing is sent */
+	double rest_percent;       /* of a core, of the library's threads while nothing is under
+	                              way: of the rank with most, NAN unknown */
+	double waiting_percent;    /* while a version waits for another rank */
 	double load_before;        /* of rank 0's machine: average of a minute, NAN unknown */
 	bool verified;             /* every byte of every restore */
 };

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 
 #include "error.h"
+#include "idle.h"
+#include "load.h"
 #include "memory.h"
 #include "reshape.h"
 #include "shares.h"
@@ -186,6 +188,8 @@ static int check_options(const struct run *r)
 {
 	int result = shares_check_options(r);
 
+	if (result == 0 && r->args->with_load)
+		result = load_check_options(r);
 	return result == 0 && r->args->reshape ? reshape_check_options(r) : result;
 }
 
@@ -230,7 +234,8 @@ static bool measure_usual(struct run *r)
 		out->k = 1;
 	if (!world_check(r->world, check_losses(r, out->m), "options"))
 		return false;
-	return measure_protect(r) && measure_restore(r, 0) && measure_losses(r);
+	return measure_protect(r) && idle_measure(r) && measure_restore(r, 0)
+	       && measure_losses(r);
 }
 
 static bool measure_job(struct run *r)
@@ -245,7 +250,38 @@ static bool measure_job(struct run *r)
 		shares_judge(r);
 	if (a->compare && !shares_measure_compare(r))
 		return false;
+	if (a->with_load && !load_measure(r))
+		return false;
 	return !a->reshape || reshape_measure(r);
+}
+
+static struct floor_result compare_floor(struct floor_time f, const struct series *s)
+{
+	return (struct floor_result){f, f.all / series_summary(s).median};
+}
+
+/* What is moved in a restore of replicas, or when several groups may lose nodes, has
+ * no floor here. */
+static void find_floors(struct run *r)
+{
+	struct results *out = r->results;
+	struct floor_case c = {
+		.bytes = r->state.bytes / r->args->replicas,
+		.k = out->k,
+		.m = out->m,
+		.copy_threads = out->stats.copy_threads,
+		.cores = r->world->cores,
+	};
+
+	out->protect_floor =
+		compare_floor(floor_protect(&c, &out->limits), &out->protect.protect_s);
+	if (r->args->replicas > 1)
+		return;
+	out->restore_floor = compare_floor(floor_restore(&c, &out->limits), &out->restore_s);
+	for (uint32_t i = 1; i <= out->m && out->stats.groups == 1; i++)
+		if (out->rebuild_s[i].count > 0)
+			out->rebuild_floor[i] = compare_floor(floor_rebuild(&c, &out->limits, i),
+			                                      &out->rebuild_s[i]);
 }
 
 static bool measure_limits(struct run *r)
@@ -256,9 +292,7 @@ static bool measure_limits(struct run *r)
 	if (limits_measure(r->world, &r->state, out->stats.block_bytes, out->k, out->m,
 	                   &out->limits) != 0)
 		return false;
-	out->floor = limits_floor(&out->limits, r->world, r->state.bytes / r->args->replicas,
-	                          out->k, out->m, out->stats.copy_threads);
-	out->of_floor = out->floor.all / series_summary(&out->protect.protect_s).median;
+	find_floors(r);
 	return true;
 }
 

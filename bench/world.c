@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "world.h"
 
+#include <limits.h>
 #include <mpi.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -8,8 +9,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checksum.h"
 #include "clock.h"
 #include "error.h"
+
+/* Hosts that were booted together are one machine: containers, network namespaces. */
+static int machine_color(void)
+{
+	char id[MPI_MAX_PROCESSOR_NAME] = "";
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+	int len;
+
+	if (!f || !fgets(id, sizeof(id), f))
+		MPI_Get_processor_name(id, &len);
+	if (f)
+		fclose(f);
+	return (int)(digest_more(DIGEST_INIT, id, strlen(id)) & INT_MAX);
+}
 
 static void count_cpus(struct world *w)
 {
@@ -21,7 +37,7 @@ static void count_cpus(struct world *w)
 	CPU_ZERO(&mine);
 	if (sched_getaffinity(0, sizeof(mine), &mine) != 0)
 		CPU_SET(0, &mine);
-	MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &comm);
+	MPI_Comm_split(MPI_COMM_WORLD, machine_color(), 0, &comm);
 	MPI_Comm_size(comm, &ranks);
 	MPI_Allreduce(&mine, &host, (int)sizeof(mine), MPI_BYTE, MPI_BOR, comm);
 	MPI_Comm_free(&comm);
@@ -43,9 +59,13 @@ static int number_nodes(struct world *w, const struct place *places)
 
 	w->nodes = 0;
 	w->shift = 0;
+	w->hosts = 0;
 	for (uint32_t r = 0; r < w->size; r++) {
-		uint32_t first = 0;
+		uint32_t first = 0, same = 0;
 
+		while (strcmp(places[same].host, places[r].host) != 0)
+			same++;
+		w->hosts += same == r;
 		while (strcmp(places[first].node, places[r].node) != 0)
 			first++;
 		if (strcmp(places[first].host, places[r].host) != 0)

@@ -14,6 +14,7 @@ struct world {
 	uint32_t node, nodes;    /* numbered by their lowest rank */
 	bool leader;             /* the lowest rank of its node */
 	uint32_t shift;          /* ranks of the first node */
+	uint32_t hosts;          /* by name; several may be one machine */
 	uint32_t host_ranks;     /* of the run, on this machine */
 	uint32_t cpus;           /* that those may use, together */
 	double cores;            /* CPUs for each rank, the least of all machines */

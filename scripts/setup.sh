@@ -7,6 +7,7 @@
 #   ftmem_root            folder of the source tree
 #   ftmem_setup build     packages to build and run; ends the script with status 2
 #   ftmem_setup test      those and the ones that tests need
+#   ftmem_setup plot      what draws figures, alone
 #   ftmem_build PRESET [TARGET...]   configures once, then builds; quiet unless it fails
 #   ftmem_jobs            how many things to do at a time
 
@@ -15,7 +16,8 @@ ftmem_jobs=$(nproc 2>/dev/null || echo 2)
 
 ftmem_packages_build="gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmpi-bin
 	libisal-dev libhwloc-dev"
-ftmem_packages_test="g++ libcmocka-dev python3 groff-base binutils procps"
+ftmem_packages_test="g++ libcmocka-dev python3 groff-base binutils procps iproute2"
+ftmem_packages_plot="python3-matplotlib"
 
 # Prints those of the packages that are not installed.
 ftmem_missing()
@@ -48,8 +50,10 @@ ftmem_setup()
 
 	packages=$ftmem_packages_build
 	[ "$1" = test ] && packages="$packages $ftmem_packages_test"
+	[ "$1" = plot ] && packages=$ftmem_packages_plot
 
 	if ! command -v dpkg-query >/dev/null; then
+		[ "$1" != plot ] || return 0
 		missing=$(ftmem_missing_tools)
 		[ -z "$missing" ] && return 0
 		echo "This system has no Debian packages. Please install:" >&2

@@ -12,6 +12,19 @@
 uint32_t checksum(const void *data, size_t bytes);
 /* Continues: checksum_more(checksum(a), b) == checksum(a followed by b). */
 uint32_t checksum_more(uint32_t sum, const void *data, size_t bytes);
+/*
+ * Of the exclusive or of count blocks of bytes bytes each, from their checksums: CRC is
+ * linear but for its start value, so they are added, and if their number is even also the
+ * checksum of as many zeros (zeros_sum).
+ */
+static inline uint32_t checksum_of_xor(const uint32_t *sums, uint32_t count, uint32_t zeros_sum)
+{
+	uint32_t sum = count % 2 == 0 ? zeros_sum : 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		sum ^= sums[i];
+	return sum;
+}
 /* The plain C one, for tests and for builds without ISA-L. */
 uint32_t checksum_more_ref(uint32_t sum, const void *data, size_t bytes);
 

@@ -168,6 +168,7 @@ int copy_plan_new(const struct layout *layout, const struct rail *rail, uint32_t
 	if (!plan)
 		goto fail;
 	plan->blocks = rail_data_blocks(rail, member);
+	plan->blob_bytes = layout->blob_bytes;
 	if (plan->blocks > 0) {
 		if (plan_allocate(plan, layout) < 0)
 			goto fail;

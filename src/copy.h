@@ -38,6 +38,7 @@ struct copy_block {
  */
 struct copy_plan {
 	uint32_t blocks, pieces;
+	uint64_t blob_bytes;   /* of the slot's data, at its start: the layout, no region */
 	struct copy_block *block;
 	struct copy_piece *piece;
 	struct box_view *view; /* of the pieces of the layout that are not contiguous, owned */
@@ -71,6 +72,10 @@ struct copy_job {
 	                                   fails, after them: good if none failed */
 	uint32_t checks;
 	uint32_t *check_sum;            /* [checks] valid once done() and no block failed */
+	void (*started)(void *arg);     /* called once when the first block is taken, not on
+	                                   the thread that calls begin(), nor if the job is
+	                                   cancelled before or has no block; may be NULL */
+	void *started_arg;
 };
 
 /* Bytes on their way into a region: a range of the packed form of one view becomes a
@@ -82,6 +87,14 @@ struct copy_put {
 	struct box_view source_view;
 	uint64_t to_from, source_from; /* in the packed form of each view */
 	uint64_t bytes;
+};
+
+/* The way back: a slot's blocks into the regions, each compared with its checksum while it
+ * is at hand. Borrowed until fill_end(). */
+struct copy_fill {
+	const struct copy_plan *plan;
+	const uint8_t *data;      /* of the slot */
+	const uint32_t *sums;     /* as in struct copy_job; whole before a block is ready */
 };
 
 struct copy;
@@ -112,6 +125,18 @@ struct copy_ops {
 	/* Writes into regions, on all threads if there are several puts; they may be of any
 	 * size and do not overlap. Waits; no copy is under way. ENOMEM, EDEVICE. */
 	int (*put)(struct copy *c, const struct copy_put *put, uint32_t count);
+	/*
+	 * Begins to write blocks into the regions, in the plan's order; returns soon. Ready
+	 * are the first `ready` blocks, and further ones when fill_more() says so: their
+	 * bytes and checksums are not written any more. A block that does not fit its
+	 * checksum is left out and counted. No copy is under way, and until fill_end() none
+	 * is begun. EINVAL, EDEVICE: nothing was begun.
+	 */
+	int (*fill)(struct copy *c, const struct copy_fill *fill, uint32_t ready);
+	void (*fill_more)(struct copy *c, uint32_t ready);
+	/* No more become ready: waits until what is ready was written. *damaged: how many
+	 * blocks were left out because of their checksums. EDEVICE. */
+	int (*fill_end)(struct copy *c, uint64_t *damaged);
 	/* Cancels, waits, frees. Accepts NULL. */
 	void (*close)(struct copy *c);
 };

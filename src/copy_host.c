@@ -9,8 +9,9 @@
  * A job that is cancelled ends the same way: whoever sees it first fails all blocks
  * not yet taken.
  *
- * Puts are a job of their own kind, which is not cancelled: threads take ranges of
- * them under the lock.
+ * Puts and fills are jobs of their own kinds, which are not cancelled. Threads take
+ * ranges of puts, or blocks to fill from, under the lock; while no block is ready they
+ * wait inside the job.
  */
 #include "copy.h"
 
@@ -19,8 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checksum.h"
 #include "clock.h"
+#include "copy_read.h"
+#include "copy_write.h"
 #include "error.h"
 #include "thread.h"
 
@@ -29,19 +31,16 @@
 /* After its deadline a fence cancels; the blocks in hand are done in microseconds
  * unless the machine is in trouble. */
 #define IN_HAND_NS UINT64_C(10000000000)
-/* Bytes, and puts, that a thread takes at a time. */
-#define SHARE_BYTES (UINT64_C(1) << 20)
-#define SHARE_PUTS  64u
-/* Stays in L1, and on any stack. */
-#define BOUNCE_BYTES 16384u
 
-/* The puts that are left: of the first only what is behind `done` bytes. Taken from
- * the front: `count` puts that are `bytes` in all. */
-struct puts {
-	const struct copy_put *put;
-	uint32_t count;
-	uint64_t done, bytes;
+/* Blocks of a slot on their way into regions: those before next are taken. */
+struct filling {
+	struct copy_fill fill;
+	uint32_t next, ready;
+	uint64_t damaged;
+	bool last; /* no more become ready */
 };
+
+enum job_kind { JOB_READ, JOB_PUT, JOB_FILL };
 
 struct copy {
 	struct copy_config config;
@@ -49,13 +48,14 @@ struct copy {
 	uint32_t threads; /* started */
 	bool sync_ready;
 	pthread_mutex_t lock;
-	pthread_cond_t work; /* a job, or the end */
+	pthread_cond_t work; /* a job, more of one, or the end */
 	pthread_cond_t over; /* busy fell */
 
 	/* Under the lock. The job is also read by threads inside it. */
 	struct copy_job job;
-	bool putting;     /* the job is the puts that are left */
-	struct puts left;
+	enum job_kind kind; /* what of job, left, filling is under way */
+	struct copy_puts left;
+	struct filling filling;
 	uint64_t number; /* of the job */
 	uint32_t inside; /* threads */
 	bool quit;
@@ -67,27 +67,7 @@ struct copy {
 	_Atomic uint32_t cancelled; /* 0 or 1 */
 };
 
-static uint32_t smaller(uint32_t a, uint64_t b)
-{
-	return b < a ? (uint32_t)b : a;
-}
-
 /* --- reading --- */
-
-/* Copies a block into the slot. Padding in it is zero already. */
-static void block_gather(const struct copy_job *job, const struct copy_block *block)
-{
-	const struct copy_piece *piece = job->plan->piece + block->first;
-	uint8_t *data = job->data + block->offset;
-
-	for (uint32_t i = 0; i < block->count; i++)
-		if (piece[i].view)
-			box_view_gather(piece[i].view, piece[i].addr, piece[i].from,
-			                data + piece[i].offset, piece[i].bytes);
-		else
-			memcpy(data + piece[i].offset, piece[i].addr, piece[i].bytes);
-	job->sums[block->sum] = checksum(data, block->bytes);
-}
 
 static uint64_t job_parts(const struct copy_job *job)
 {
@@ -110,31 +90,13 @@ static void snapshot_block(struct copy *c, uint32_t index)
 	const struct copy_job *job = &c->job;
 	enum copy_landed landed = COPY_LANDED;
 
-	block_gather(job, &job->plan->block[index]);
+	copy_read_block(job, index);
 	/* Whoever cancelled may write to the regions from then on, should this thread
 	 * have stalled. Adding 0 instead of loading keeps the reads above before it. */
 	if (atomic_fetch_add_explicit(&c->cancelled, 0, memory_order_acq_rel))
 		landed = COPY_FAILED;
 	if (!is_seal(job, index))
 		mark(job, index, landed);
-}
-
-static void take_check(const struct copy_job *job, uint32_t index)
-{
-	const struct copy_check *k = &job->check[index];
-	uint8_t bounce[BOUNCE_BYTES];
-	uint32_t sum = 0, n;
-
-	if (k->view.dims == 0) {
-		job->check_sum[index] = checksum(k->addr + k->view.offset + k->from, k->bytes);
-		return;
-	}
-	for (uint64_t done = 0; done < k->bytes; done += n) {
-		n = smaller(BOUNCE_BYTES, k->bytes - done);
-		box_view_gather(&k->view, k->addr, k->from + done, bounce, n);
-		sum = checksum_more(sum, bounce, n);
-	}
-	job->check_sum[index] = sum;
 }
 
 /* Takes all that nobody has taken yet. */
@@ -155,95 +117,61 @@ static void read_parts(struct copy *c)
 		index = atomic_fetch_add_explicit(&c->next, 1, memory_order_relaxed);
 		if (index >= parts)
 			return;
+		if (index == 0 && blocks > 0 && c->job.started)
+			c->job.started(c->job.started_arg);
 		if (index < blocks)
 			snapshot_block(c, (uint32_t)index);
 		else
-			take_check(&c->job, (uint32_t)(index - blocks));
+			copy_read_check(&c->job, (uint32_t)(index - blocks));
 	}
 	fail_rest(c);
 }
 
 /* --- writing --- */
 
-static void put_strided(const struct copy_put *put, uint64_t to_from, uint64_t source_from,
-                        uint64_t bytes)
-{
-	uint8_t bounce[BOUNCE_BYTES];
-	uint32_t n;
-
-	for (uint64_t done = 0; done < bytes; done += n) {
-		n = smaller(BOUNCE_BYTES, bytes - done);
-		box_view_gather(&put->source_view, put->source, source_from + done, bounce, n);
-		box_view_scatter(&put->to_view, put->to, to_from + done, bounce, n);
-	}
-}
-
-/* Of the put, bytes from its byte `from` on. */
-static void put_bytes(const struct copy_put *put, uint64_t from, uint64_t bytes)
-{
-	const struct box_view *to_view = &put->to_view, *source_view = &put->source_view;
-	uint64_t to_from = put->to_from + from, source_from = put->source_from + from;
-
-	if (bytes == 0)
-		return;
-	if (to_view->dims > 0 && source_view->dims > 0)
-		put_strided(put, to_from, source_from, bytes);
-	else if (to_view->dims > 0)
-		box_view_scatter(to_view, put->to, to_from,
-		                 put->source + source_view->offset + source_from, bytes);
-	else if (source_view->dims > 0)
-		box_view_gather(source_view, put->source, source_from,
-		                put->to + to_view->offset + to_from, bytes);
-	else
-		memcpy(put->to + to_view->offset + to_from,
-		       put->source + source_view->offset + source_from, bytes);
-}
-
-static void puts_write(const struct puts *taken)
-{
-	uint64_t from = taken->done, left = taken->bytes;
-
-	for (uint32_t i = 0; i < taken->count; i++) {
-		uint64_t rest = taken->put[i].bytes - from, n = rest < left ? rest : left;
-
-		put_bytes(&taken->put[i], from, n);
-		left -= n;
-		from = 0;
-	}
-}
-
-/* A share of what is left. */
-static struct puts puts_take(struct puts *left)
-{
-	struct puts taken = {.put = left->put, .done = left->done};
-
-	while (left->count > 0 && taken.count < SHARE_PUTS && taken.bytes < SHARE_BYTES) {
-		uint64_t rest = left->put->bytes - left->done, room = SHARE_BYTES - taken.bytes;
-
-		taken.count++;
-		if (rest > room) {
-			taken.bytes += room;
-			left->done += room;
-			break;
-		}
-		taken.bytes += rest;
-		left->done = 0;
-		left->put++;
-		left->count--;
-	}
-	return taken;
-}
-
 static void write_shares(struct copy *c)
 {
-	struct puts taken;
+	struct copy_puts taken;
 
 	do {
 		pthread_mutex_lock(&c->lock);
-		taken = puts_take(&c->left);
+		taken = copy_puts_take(&c->left);
 		pthread_mutex_unlock(&c->lock);
-		puts_write(&taken);
+		copy_puts_write(&taken);
 	} while (taken.count > 0);
+}
+
+/* --- filling --- */
+
+/* With the lock held: waits for a block. False: none is left or will be. */
+static bool fill_take(struct copy *c, uint32_t *index)
+{
+	struct filling *f = &c->filling;
+
+	/* Only close() and fill_end() end the wait for blocks that nobody makes ready. */
+	while (f->next == f->ready && f->ready < f->fill.plan->blocks && !f->last)
+		pthread_cond_wait(&c->work, &c->lock);
+	if (f->next == f->ready)
+		return false;
+	*index = f->next++;
+	if (f->next < f->ready)
+		pthread_cond_signal(&c->work);
+	return true;
+}
+
+static void fill_blocks(struct copy *c)
+{
+	uint32_t index;
+	bool good;
+
+	pthread_mutex_lock(&c->lock);
+	while (fill_take(c, &index)) {
+		pthread_mutex_unlock(&c->lock);
+		good = copy_fill_block(&c->filling.fill, index);
+		pthread_mutex_lock(&c->lock);
+		c->filling.damaged += !good;
+	}
+	pthread_mutex_unlock(&c->lock);
 }
 
 /* --- the job --- */
@@ -251,17 +179,29 @@ static void write_shares(struct copy *c)
 /* With the lock held: whether there is work for another thread. */
 static bool job_open(struct copy *c)
 {
-	return c->putting ? c->left.count > 0 : atomic_load(&c->next) < job_parts(&c->job);
+	switch (c->kind) {
+	case JOB_PUT: return c->left.count > 0;
+	case JOB_FILL: return c->filling.next < c->filling.ready;
+	default: return atomic_load(&c->next) < job_parts(&c->job);
+	}
+}
+
+static void job_run(struct copy *c, enum job_kind kind)
+{
+	switch (kind) {
+	case JOB_PUT: write_shares(c); break;
+	case JOB_FILL: fill_blocks(c); break;
+	default: read_parts(c); break;
+	}
 }
 
 /* With the lock held and no thread inside. */
 static void job_end(struct copy *c)
 {
-	uint32_t blocks = c->putting ? 0 : c->job.plan->blocks;
+	uint32_t blocks = c->kind == JOB_READ ? c->job.plan->blocks : 0;
 
 	if (blocks > 0 && c->job.checks > 0)
 		mark(&c->job, blocks - 1, atomic_load(&c->cancelled) ? COPY_FAILED : COPY_LANDED);
-	c->putting = false;
 	atomic_store_explicit(&c->busy, false, memory_order_release);
 	pthread_cond_broadcast(&c->over);
 }
@@ -270,7 +210,7 @@ static void job_end(struct copy *c)
  * need come. */
 static void job_cancel(struct copy *c)
 {
-	if (!atomic_load(&c->busy) || c->putting)
+	if (!atomic_load(&c->busy) || c->kind != JOB_READ)
 		return;
 	atomic_store(&c->cancelled, 1);
 	if (c->inside == 0) {
@@ -294,7 +234,7 @@ static void *copy_thread(void *arg)
 	const struct sched_param none = {0};
 	struct copy *c = arg;
 	uint64_t seen = 0;
-	bool putting;
+	enum job_kind kind;
 
 	/* A thread of this policy does not push the trainer off its processor when
 	 * begin() wakes it. Refused, it copies all the same. */
@@ -304,14 +244,11 @@ static void *copy_thread(void *arg)
 	pthread_mutex_lock(&c->lock);
 	while (job_wait(c, &seen)) {
 		c->inside++;
-		putting = c->putting;
+		kind = c->kind;
 		if (job_open(c))
 			pthread_cond_signal(&c->work);
 		pthread_mutex_unlock(&c->lock);
-		if (putting)
-			write_shares(c);
-		else
-			read_parts(c);
+		job_run(c, kind);
 		pthread_mutex_lock(&c->lock);
 		/* Who leaves has seen that nothing is left to take. */
 		if (--c->inside == 0)
@@ -329,7 +266,7 @@ static bool host_done(struct copy *c)
 /* With the lock held: whether regions are read. */
 static bool reading(struct copy *c)
 {
-	return atomic_load(&c->busy) && !c->putting;
+	return atomic_load(&c->busy) && c->kind == JOB_READ;
 }
 
 /* With the lock held: whether no region was read any more by the deadline. */
@@ -354,8 +291,9 @@ static int check_rests(struct copy *c)
 }
 
 /* With the lock held. */
-static void job_start(struct copy *c)
+static void job_start(struct copy *c, enum job_kind kind)
 {
+	c->kind = kind;
 	c->number++;
 	atomic_store(&c->next, 0);
 	atomic_store(&c->cancelled, 0);
@@ -371,7 +309,7 @@ static int host_begin(struct copy *c, const struct copy_job *job, void *stream)
 	rc = check_rests(c);
 	if (rc == 0 && job_parts(job) > 0) {
 		c->job = *job;
-		job_start(c);
+		job_start(c, JOB_READ);
 	}
 	pthread_mutex_unlock(&c->lock);
 	/* After the lock, so that who wakes does not run into it. */
@@ -412,37 +350,71 @@ static void host_cancel(struct copy *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* Puts so small that to wake a thread for them would take longer. */
-static bool is_one_share(const struct copy_put *put, uint32_t count)
-{
-	uint64_t bytes = 0;
-
-	for (uint32_t i = 0; i < count && bytes <= SHARE_BYTES; i++)
-		bytes += put[i].bytes;
-	return bytes <= SHARE_BYTES;
-}
-
 /* The wait has no deadline: it is for work that the caller asked for, done by
  * threads that wait for nobody. */
 static int host_put(struct copy *c, const struct copy_put *put, uint32_t count)
 {
-	bool small = is_one_share(put, count);
+	struct copy_puts all = copy_puts_all(put, count);
+	/* To wake a thread for them would take longer. */
+	bool small = all.bytes <= COPY_SHARE_BYTES;
 	int rc;
 
 	pthread_mutex_lock(&c->lock);
 	rc = check_rests(c);
 	if (rc == 0 && !small) {
-		c->putting = true;
-		c->left = (struct puts){.put = put, .count = count};
-		job_start(c);
+		c->left = all;
+		job_start(c, JOB_PUT);
 		pthread_cond_signal(&c->work);
 		while (!host_done(c))
 			pthread_cond_wait(&c->over, &c->lock);
 	}
 	pthread_mutex_unlock(&c->lock);
-	for (uint32_t i = 0; rc == 0 && small && i < count; i++)
-		put_bytes(&put[i], 0, put[i].bytes);
+	if (rc == 0 && small)
+		copy_puts_write(&all);
 	return rc;
+}
+
+static int host_fill(struct copy *c, const struct copy_fill *fill, uint32_t ready)
+{
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = check_rests(c);
+	if (rc == 0) {
+		c->filling = (struct filling){.fill = *fill, .ready = ready};
+		if (fill->plan->blocks > 0)
+			job_start(c, JOB_FILL);
+	}
+	pthread_mutex_unlock(&c->lock);
+	pthread_cond_signal(&c->work);
+	return rc;
+}
+
+static void host_fill_more(struct copy *c, uint32_t ready)
+{
+	pthread_mutex_lock(&c->lock);
+	c->filling.ready = ready;
+	pthread_mutex_unlock(&c->lock);
+	pthread_cond_signal(&c->work);
+}
+
+/* With the lock held. Threads that are on their way into the job find its end. */
+static void fill_finish(struct copy *c)
+{
+	c->filling.last = true;
+	pthread_cond_broadcast(&c->work);
+	while (!host_done(c))
+		pthread_cond_wait(&c->over, &c->lock);
+}
+
+/* Waits without a deadline, like host_put(). */
+static int host_fill_end(struct copy *c, uint64_t *damaged)
+{
+	pthread_mutex_lock(&c->lock);
+	fill_finish(c);
+	*damaged = c->filling.damaged;
+	pthread_mutex_unlock(&c->lock);
+	return 0;
 }
 
 static void host_close(struct copy *c)
@@ -452,8 +424,7 @@ static void host_close(struct copy *c)
 	if (c->sync_ready) {
 		pthread_mutex_lock(&c->lock);
 		job_cancel(c);
-		while (!host_done(c))
-			pthread_cond_wait(&c->over, &c->lock);
+		fill_finish(c);
 		c->quit = true;
 		pthread_cond_broadcast(&c->work);
 		pthread_mutex_unlock(&c->lock);
@@ -560,6 +531,9 @@ const struct copy_ops *copy_host(void)
 		.cancel = host_cancel,
 		.done = host_done,
 		.put = host_put,
+		.fill = host_fill,
+		.fill_more = host_fill_more,
+		.fill_end = host_fill_end,
 		.close = host_close,
 	};
 

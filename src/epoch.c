@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "error.h"
+#include "tune.h"
 
 const struct rail *epoch_rail(const struct epoch *e)
 {
@@ -22,10 +23,11 @@ uint32_t *epoch_own_sums(const struct epoch *e, const struct slot *slot)
 }
 
 /* Fewer rows in flight than wished for where they would take more than is promised. */
-static int fit_window(struct epoch *e, uint32_t wanted)
+static int fit_window(struct epoch *e, const struct epoch_config *config)
 {
 	const struct slot_shape *shape = &e->arena->shape;
 	uint64_t fixed = 0, row = 0, room;
+	uint32_t wanted;
 
 	for (uint32_t i = 0; i < shape->rails; i++) {
 		const struct rail *r = &shape->rail[i];
@@ -36,6 +38,7 @@ static int fit_window(struct epoch *e, uint32_t wanted)
 		row += (uint64_t)r->m * rail_k(r) * r->block_bytes;
 	}
 	room = fixed < EPOCH_STAGING_MAX / 2 ? EPOCH_STAGING_MAX - fixed : EPOCH_STAGING_MAX / 2;
+	wanted = config->window ? config->window : tune_window(config->l2_bytes, row);
 	e->window = row * wanted > room ? (uint32_t)(room / row) : wanted;
 	if (e->window > 0)
 		return 0;
@@ -51,7 +54,7 @@ static int fit_window(struct epoch *e, uint32_t wanted)
 static int new_stripes(struct epoch *e, const struct epoch_config *config)
 {
 	uint32_t rails = e->arena->shape.rails;
-	int rc = fit_window(e, config->window);
+	int rc = fit_window(e, config);
 
 	if (rc < 0)
 		return rc;

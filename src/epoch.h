@@ -32,7 +32,8 @@ struct epoch {
 
 struct epoch_config {
 	struct net *net;
-	uint32_t window;
+	uint32_t window;               /* 0: chosen from the cache */
+	uint64_t l2_bytes;             /* 0: unknown */
 	uint64_t max_bandwidth;
 	bool compare;
 	const struct log *log;

@@ -7,12 +7,6 @@
 
 #include "error.h"
 
-/* An arena as its agent describes it to all. */
-struct record {
-	uint64_t epoch, incarnation[2], version[2];
-	uint32_t rank, valid, unsure, late;
-	uint32_t state[2];
-};
 
 /* --- attaching --- */
 
@@ -20,15 +14,11 @@ struct record {
 static uint32_t agent_of(const struct ftmem *ft, uint32_t rank)
 {
 	const struct map *map = ft->map;
-	uint32_t here = map->node_of_rank[ft->net->rank], index;
+	uint32_t here = map->node_of_rank[ft->net->rank];
 
 	if (rank < map->ranks && map->node_of_rank[rank] == here)
 		return rank;
-	index = rank % map->node[here].ranks;
-	for (uint32_t i = 0; i < map->ranks; i++)
-		if (map->node_of_rank[i] == here && map->local_index[i] == index)
-			return i;
-	return ft->net->rank;
+	return map->rank[map->node[here].offset + rank % map->node[here].ranks];
 }
 
 static int attach(struct gather *g, const struct smp_entry *entry)
@@ -76,14 +66,15 @@ static int attach_all(struct gather *g)
 
 /* --- the table --- */
 
-static void describe(struct gather *g, const struct arena *a, struct record *r)
+static void describe(struct gather *g, const struct arena *a, struct gather_record *r)
 {
-	*r = (struct record){
+	*r = (struct gather_record){
 		.epoch = a->header->epoch,
 		.rank = a->header->rank,
+		.map_sum = a->header->map_sum,
 		.valid = 1,
-		.unsure = a->header->late,
-		.late = a->header->late,
+		.unsure = a->header->late > 0,
+		.late = a->header->late > 0,
 	};
 	for (int i = 0; i < 2; i++) {
 		struct stamp stamp;
@@ -97,7 +88,7 @@ static void describe(struct gather *g, const struct arena *a, struct record *r)
 	}
 }
 
-static int fill_table(struct gather *g, const struct record *all, uint32_t per_rank)
+static int fill_table(struct gather *g, const struct gather_record *all, uint32_t per_rank)
 {
 	uint64_t total = (uint64_t)per_rank * g->ft->net->size;
 
@@ -107,7 +98,7 @@ static int fill_table(struct gather *g, const struct record *all, uint32_t per_r
 		return error_set(FTMEM_ENOMEM, "no memory for the table of %" PRIu64 " arenas",
 		                 total);
 	for (uint64_t i = 0; i < total; i++) {
-		const struct record *r = &all[i];
+		const struct gather_record *r = &all[i];
 		struct recover_arena *a = &g->arena[g->arenas];
 
 		if (!r->valid)
@@ -126,7 +117,7 @@ static int fill_table(struct gather *g, const struct record *all, uint32_t per_r
 
 /* --- maps --- */
 
-static bool holds(const struct record *r)
+static bool holds(const struct gather_record *r)
 {
 	for (int i = 0; i < 2; i++)
 		if (r->state[i] == SLOT_PREPARED || r->state[i] == SLOT_COMMITTED)
@@ -138,7 +129,7 @@ static bool holds(const struct record *r)
  * The arena whose map speaks for an epoch: one that holds something, best a late
  * one, since it names the nodes as they were last. -1: the epoch holds nothing.
  */
-static int64_t spokesman(const struct record *all, uint64_t total, uint64_t epoch)
+static int64_t spokesman(const struct gather_record *all, uint64_t total, uint64_t epoch)
 {
 	int64_t best = -1;
 
@@ -151,31 +142,101 @@ static int64_t spokesman(const struct record *all, uint64_t total, uint64_t epoc
 	return best;
 }
 
-/* Gives all ranks the map that rank from has. */
-static int share_map(struct gather *g, const struct map *mine, struct map **out)
+/* The map of an epoch, and who has it: ranks with an arena of equal map. */
+struct spread {
+	uint64_t epoch;
+	uint32_t map_sum;
+	const struct map *mine; /* NULL: this rank does not have it */
+	uint32_t *place;        /* [ranks of the job] among those who have it; UINT32_MAX: none */
+	uint32_t holders;
+};
+
+static int find_holders(const struct gather *g, const struct gather_record *all, uint32_t per_rank,
+                        struct spread *s)
 {
-	struct ftmem *ft = g->ft;
-	uint64_t bytes = mine ? map_blob_bytes(mine) : 0, words, *blob;
+	uint32_t ranks = g->ft->net->size;
+
+	s->place = calloc(ranks, sizeof(*s->place));
+	if (!s->place)
+		return error_set(FTMEM_ENOMEM, "no memory for a table of %" PRIu32 " ranks", ranks);
+	for (uint32_t rank = 0; rank < ranks; rank++) {
+		uint32_t i = 0;
+
+		while (i < per_rank) {
+			const struct gather_record *r = &all[(uint64_t)rank * per_rank + i];
+
+			if (r->valid && r->epoch == s->epoch && r->map_sum == s->map_sum)
+				break;
+			i++;
+		}
+		s->place[rank] = i < per_rank ? s->holders++ : UINT32_MAX;
+		if (rank == g->ft->net->rank && i < per_rank)
+			s->mine = g->here[i].arena->map;
+	}
+	return 0;
+}
+
+/* Each of the holders gives its part of the map to all, so that nobody sends the whole. */
+static int gather_map(struct ftmem *ft, const struct spread *s, uint64_t bytes, uint8_t *blob,
+                      uint64_t part, uint8_t *parts)
+{
+	uint64_t at = s->mine ? part * s->place[ft->net->rank] : bytes;
+	uint8_t *piece = parts + part * ft->net->size;
+	int rc;
+
+	if (s->mine)
+		map_blob_write(s->mine, blob);
+	if (at < bytes)
+		memcpy(piece, blob + at, bytes - at < part ? bytes - at : part);
+	rc = net_allgather(ft->net, piece, part, parts, session_deadline(ft), "sharing a map");
+	for (uint32_t i = 0; rc == 0 && i < ft->net->size; i++) {
+		at = part * s->place[i];
+		if (s->place[i] != UINT32_MAX && at < bytes)
+			memcpy(blob + at, parts + part * i, bytes - at < part ? bytes - at : part);
+	}
+	return rc;
+}
+
+/* Gives all ranks the map that the holders have. */
+static int share_map(struct ftmem *ft, const struct spread *s, struct map **out)
+{
+	uint64_t bytes = s->mine ? map_blob_bytes(s->mine) : 0, part;
+	uint8_t *blob, *parts;
 	int rc = net_allreduce(ft->net, &bytes, 1, NET_MAX, session_deadline(ft), "sharing a map");
 
 	if (rc < 0)
 		return rc;
-	words = (bytes + 7) / 8;
-	blob = calloc(words ? words : 1, sizeof(*blob));
-	rc = session_agree(ft, blob ? 0 : error_set(FTMEM_ENOMEM, "no memory for a map of %" PRIu64
-	                                            " bytes", bytes), "sharing a map");
-	if (rc == 0 && mine)
-		map_blob_write(mine, (uint8_t *)blob);
+	part = (bytes + s->holders - 1) / s->holders;
+	blob = calloc(1, bytes + 1);
+	parts = calloc(ft->net->size + UINT64_C(1), part + 1);
+	if (!blob || !parts)
+		rc = error_set(FTMEM_ENOMEM, "no memory for a map of %" PRIu64 " bytes", bytes);
+	rc = session_agree(ft, rc, "sharing a map");
 	if (rc == 0)
-		rc = net_allreduce(ft->net, blob, (uint32_t)words, NET_MAX, session_deadline(ft),
-		                   "sharing a map");
+		rc = gather_map(ft, s, bytes, blob, part, parts);
 	if (rc == 0)
-		rc = map_blob_read((uint8_t *)blob, bytes, out);
+		rc = map_blob_read(blob, bytes, out);
 	free(blob);
-	return session_agree(ft, rc, "sharing a map");
+	free(parts);
+	return rc;
 }
 
-static uint64_t next_epoch(const struct record *all, uint64_t total, uint64_t below)
+/* Collective. Where all ranks have the map nothing is sent. */
+static int find_map(struct gather *g, const struct gather_record *all, uint32_t per_rank,
+                    const struct gather_record *speaker, struct map **out)
+{
+	struct spread s = {.epoch = speaker->epoch, .map_sum = speaker->map_sum};
+	int rc = session_agree(g->ft, find_holders(g, all, per_rank, &s), "sharing a map");
+
+	if (rc == 0 && s.holders == g->ft->net->size)
+		rc = map_copy(s.mine, out);
+	else if (rc == 0)
+		rc = share_map(g->ft, &s, out);
+	free(s.place);
+	return session_agree(g->ft, rc, "sharing a map");
+}
+
+static uint64_t next_epoch(const struct gather_record *all, uint64_t total, uint64_t below)
 {
 	uint64_t best = 0;
 
@@ -185,7 +246,7 @@ static uint64_t next_epoch(const struct record *all, uint64_t total, uint64_t be
 	return best;
 }
 
-static int share_maps(struct gather *g, const struct record *all, uint32_t per_rank)
+static int share_maps(struct gather *g, const struct gather_record *all, uint32_t per_rank)
 {
 	uint64_t total = (uint64_t)per_rank * g->ft->net->size, e = UINT64_MAX;
 	uint32_t room = 0;
@@ -199,14 +260,11 @@ static int share_maps(struct gather *g, const struct record *all, uint32_t per_r
 	e = UINT64_MAX;
 	while (rc == 0 && (e = next_epoch(all, total, e)) > 0) {
 		int64_t who = spokesman(all, total, e);
-		const struct map *mine = NULL;
 		struct map *map = NULL;
 
 		if (who < 0)
 			continue;
-		if (who / per_rank == g->ft->net->rank)
-			mine = g->here[who % per_rank].arena->map;
-		rc = share_map(g, mine, &map);
+		rc = find_map(g, all, per_rank, &all[who], &map);
 		if (rc == 0)
 			g->epoch[g->epochs++] = (struct recover_epoch){e, map};
 	}
@@ -218,7 +276,7 @@ static int share_maps(struct gather *g, const struct record *all, uint32_t per_r
 static int gather(struct gather *g)
 {
 	struct ftmem *ft = g->ft;
-	struct record *mine = NULL, *all = NULL;
+	struct gather_record *mine = NULL, *all = NULL;
 	uint64_t per_rank;
 	int rc = session_agree(ft, attach_all(g), "attaching to what is stored");
 

@@ -16,6 +16,14 @@ struct gather_arena {
 	bool own;       /* of the sealed epoch: borrowed */
 };
 
+/* An arena as its agent describes it to all: a row of the table. */
+struct gather_record {
+	uint64_t epoch, incarnation[2], version[2];
+	uint32_t rank, map_sum;
+	uint32_t state[2];
+	uint8_t valid, unsure, late, reserved[5];
+};
+
 struct gather {
 	struct ftmem *ft;
 	struct gather_arena *here;

@@ -53,6 +53,22 @@ static int out_of_memory(uint32_t ranks)
 	return error_set(FTMEM_ENOMEM, "no memory for the map of %u ranks", ranks);
 }
 
+int map_copy(const struct map *m, struct map **out)
+{
+	struct map *copy = map_alloc(m->ranks, m->nodes, m->groups, m->parity);
+
+	if (!copy)
+		return out_of_memory(m->ranks);
+	memcpy(copy->node, m->node, m->nodes * sizeof(*m->node));
+	memcpy(copy->group, m->group, m->groups * sizeof(*m->group));
+	memcpy(copy->node_of_rank, m->node_of_rank, m->ranks * sizeof(*m->node_of_rank));
+	memcpy(copy->local_index, m->local_index, m->ranks * sizeof(*m->local_index));
+	memcpy(copy->rank, m->rank, m->ranks * sizeof(*m->rank));
+	memcpy(copy->member, m->member, m->nodes * sizeof(*m->member));
+	*out = copy;
+	return 0;
+}
+
 /* The ranks of each node, in order, from node_of_rank. */
 static void index_ranks(struct map *m)
 {
@@ -98,13 +114,38 @@ static void index_groups(struct map *m)
 	}
 }
 
-/* By node, then by rank: the pointers are into one array in rank order. */
-static int compare_ranks(const void *a, const void *b)
-{
-	const struct map_rank *const *x = a, *const *y = b;
-	int order = strcmp((*x)->node, (*y)->node);
+/* The names of equal structs in a row, found by hash: each begins with its name. */
+struct names {
+	const char *base;
+	size_t stride;
+	uint32_t *slot; /* 0 or 1 + the first of that name */
+	uint32_t mask;
+};
 
-	return order ? order : (*x > *y) - (*x < *y);
+static bool names_init(struct names *n, const void *base, size_t stride, uint32_t count)
+{
+	uint64_t slots = 2;
+
+	while (slots < UINT64_C(2) * count)
+		slots *= 2;
+	*n = (struct names){.base = base, .stride = stride, .mask = (uint32_t)(slots - 1)};
+	n->slot = calloc(slots, sizeof(*n->slot));
+	return n->slot;
+}
+
+/* The first of those up to i that are called as i is; asked in order. */
+static uint32_t names_first(struct names *n, uint32_t i)
+{
+	const char *name = n->base + i * n->stride;
+	uint32_t at = 2166136261u;
+
+	for (const char *c = name; *c; c++)
+		at = (at ^ (uint8_t)*c) * 16777619u;
+	for (at &= n->mask; n->slot[at]; at = (at + 1) & n->mask)
+		if (strcmp(n->base + (n->slot[at] - 1) * n->stride, name) == 0)
+			return n->slot[at] - 1;
+	n->slot[at] = i + 1;
+	return i;
 }
 
 struct labelled {
@@ -133,40 +174,27 @@ static int check_ranks(const struct map_rank *rank, uint32_t ranks)
 	return 0;
 }
 
-/*
- * Numbers the nodes by their lowest rank: fills node_of_rank [ranks]. sorted is
- * room for as many pointers.
- */
-static int number_nodes(const struct map_rank *rank, uint32_t ranks, const struct map_rank **sorted,
-                        uint32_t *node_of_rank, uint32_t *nodes)
+/* Numbers the nodes by their lowest rank: fills node_of_rank [ranks]. */
+static int number_nodes(const struct map_rank *rank, uint32_t ranks, uint32_t *node_of_rank,
+                        uint32_t *nodes)
 {
-	uint32_t leader = 0;
+	struct names names;
+	int rc = names_init(&names, rank, sizeof(*rank), ranks) ? 0 : out_of_memory(ranks);
 
-	for (uint32_t r = 0; r < ranks; r++)
-		sorted[r] = &rank[r];
-	qsort(sorted, ranks, sizeof(*sorted), compare_ranks);
-	for (uint32_t i = 0; i < ranks; i++) {
-		uint32_t r = (uint32_t)(sorted[i] - rank);
+	*nodes = 0;
+	for (uint32_t r = 0; r < ranks && !rc; r++) {
+		uint32_t leader = names_first(&names, r);
 
-		if (i == 0 || strcmp(sorted[i]->node, rank[leader].node) != 0)
-			leader = r;
-		else if (strcmp(sorted[i]->rack, rank[leader].rack) != 0)
-			return error_set(
+		node_of_rank[r] = leader == r ? (*nodes)++ : node_of_rank[leader];
+		if (strcmp(rank[r].rack, rank[leader].rack) != 0)
+			rc = error_set(
 				FTMEM_EINVAL,
 				"node %s is in rack \"%s\" says rank %u and in rack "
 				"\"%s\" says rank %u: give all its ranks the same FTMEM_RACK",
 				rank[r].node, rank[leader].rack, leader, rank[r].rack, r);
-		node_of_rank[r] = leader;
 	}
-	*nodes = 0;
-	for (uint32_t r = 0; r < ranks; r++) {
-		/* A leader comes before the ranks it leads. */
-		if (node_of_rank[r] == r)
-			node_of_rank[r] = (*nodes)++;
-		else
-			node_of_rank[r] = node_of_rank[node_of_rank[r]];
-	}
-	return 0;
+	free(names.slot);
+	return rc;
 }
 
 /* How many groups: of near-equal size around the aim, each able to lose parity. */
@@ -236,7 +264,6 @@ static int assign_groups(struct map *m, const struct map_rank *rank)
 int map_new(const struct map_rank *rank, uint32_t ranks, uint32_t aim, uint32_t parity,
             struct map **out)
 {
-	const struct map_rank **sorted = NULL;
 	uint32_t *numbers = NULL, nodes = 0, groups = 1;
 	struct map *m = NULL;
 	int rc = check_ranks(rank, ranks);
@@ -246,13 +273,12 @@ int map_new(const struct map_rank *rank, uint32_t ranks, uint32_t aim, uint32_t 
 	if (aim < 2 || parity < 1 || parity >= RAIL_MAX)
 		return error_set(FTMEM_EINVAL, "groups of %u nodes with parity %u cannot be", aim,
 		                 parity);
-	sorted = calloc(ranks, sizeof(*sorted));
 	numbers = calloc(ranks, sizeof(*numbers));
-	if (!sorted || !numbers) {
+	if (!numbers) {
 		rc = out_of_memory(ranks);
 		goto fail;
 	}
-	rc = number_nodes(rank, ranks, sorted, numbers, &nodes);
+	rc = number_nodes(rank, ranks, numbers, &nodes);
 	if (rc)
 		goto fail;
 	if (nodes == 1)
@@ -277,7 +303,6 @@ int map_new(const struct map_rank *rank, uint32_t ranks, uint32_t aim, uint32_t 
 fail:
 	map_free(m);
 	free(numbers);
-	free(sorted);
 	return rc;
 }
 
@@ -405,27 +430,17 @@ static int check_header(const uint8_t *blob, uint64_t bytes)
 	return 0;
 }
 
-static int compare_names(const void *a, const void *b)
-{
-	const char *const *x = a, *const *y = b;
-
-	return strcmp(*x, *y);
-}
-
 static int check_names(const struct map *m)
 {
-	const char **name = calloc(m->nodes, sizeof(*name));
+	struct names names;
 	int rc = 0;
 
-	if (!name)
-		return out_of_memory(m->ranks);
-	for (uint32_t i = 0; i < m->nodes; i++)
-		name[i] = m->node[i].name;
-	qsort(name, m->nodes, sizeof(*name), compare_names);
-	for (uint32_t i = 1; i < m->nodes && rc == 0; i++)
-		if (strcmp(name[i - 1], name[i]) == 0)
+	if (!names_init(&names, m->node, sizeof(*m->node), m->nodes))
+		rc = out_of_memory(m->ranks);
+	for (uint32_t i = 0; i < m->nodes && !rc; i++)
+		if (names_first(&names, i) != i)
 			rc = corrupt("two nodes have one name");
-	free(name);
+	free(names.slot);
 	return rc;
 }
 

@@ -53,6 +53,8 @@ struct map_rank {
 int map_new(const struct map_rank *rank, uint32_t ranks, uint32_t aim,
             uint32_t parity, struct map **out);
 void map_free(struct map *m); /* accepts NULL */
+/* ENOMEM. */
+int map_copy(const struct map *m, struct map **out);
 
 /*
  * The rails of the job are numbered 0 .. map_rail_count() - 1, group by group. A

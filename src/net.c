@@ -2,17 +2,25 @@
 #include "net.h"
 
 #include <inttypes.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "clock.h"
 #include "error.h"
 
-/* Polls before a waiter gives its core away, and before it sleeps. */
-#define SPINS 64
-#define YIELDS 256
-#define SLEEP_NS 50000
+/*
+ * Fruitless looks before a waiter sleeps: a look costs up to a system call, and where
+ * threads outnumber cores each is taken from someone who has something to do. It does not
+ * yield: that gives a whole time slice to a trainer that computes, and a waiter's blocks
+ * then come milliseconds apart, while who wakes from a sleep comes first.
+ */
+#define SPINS 8
+/* It sleeps longer and longer, from what a block takes to come to what a waiter may cost:
+ * a look of a few microseconds each millisecond. */
+#define SLEEP_LEAST_NS UINT64_C(20000)
+#define SLEEP_MOST_NS  UINT64_C(1000000)
+/* Sleeps of each length. */
+#define SLEEPS 16
 
 int net_send(struct net *net, uint32_t peer, uint32_t tag, const void *buf, size_t bytes,
              struct net_req *req)
@@ -43,11 +51,15 @@ void net_free(struct net *net)
 
 void net_backoff(struct net_backoff *b)
 {
-	b->idle++;
-	if (b->idle > YIELDS)
-		clock_sleep(SLEEP_NS);
-	else if (b->idle > SPINS)
-		sched_yield();
+	uint64_t ns = SLEEP_LEAST_NS;
+
+	if (b->idle < UINT32_MAX)
+		b->idle++;
+	if (b->idle <= SPINS)
+		return;
+	for (uint32_t turn = (b->idle - SPINS) / SLEEPS; turn > 0 && ns < SLEEP_MOST_NS; turn--)
+		ns *= 2;
+	clock_sleep(ns < SLEEP_MOST_NS ? ns : SLEEP_MOST_NS);
 }
 
 static int timed_out(const struct net_req *req, const char *what)
@@ -89,11 +101,13 @@ static int check_usable(const struct net *net, const char *what)
 
 /* A collective that was not joined or did not end leaves the network unusable: later
  * calls would match the wrong ones on other ranks. Its memory is left to MPI. */
-static int collected(struct net *net, const struct net_req *req, void *copy, int rc)
+static int collected(struct net *net, struct net_req *req, void *copy, int rc)
 {
 	if (rc < 0)
 		net->broken = true;
-	if (!req->active)
+	if (req->active)
+		net->ops->cancel(net, req);
+	else
 		free(copy);
 	return rc;
 }
@@ -119,22 +133,77 @@ int net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_red
 	return collected(net, &req, copy, rc);
 }
 
+/* Rows of an all-gather, first in the order of ranks from this one on. */
+struct spread {
+	struct net_req send, recv;
+	uint8_t rows[];
+};
+
+/* Hands the rows that it has to the rank that many before it, gets those that follow. */
+static int spread_round(struct net *net, struct spread *s, uint32_t have, size_t bytes,
+                        size_t take, uint64_t deadline_ns, const char *what)
+{
+	uint32_t from = (uint32_t)(((uint64_t)net->rank + have) % net->size);
+	uint32_t to = (uint32_t)(((uint64_t)net->rank + net->size - have) % net->size);
+	int rc = net_recv(net, from, NET_TAG, s->rows + have * bytes, take, &s->recv);
+
+	if (rc == 0)
+		rc = net_send(net, to, NET_TAG, s->rows, take, &s->send);
+	if (rc == 0)
+		rc = net_wait(net, &s->recv, deadline_ns, what);
+	if (rc == 0)
+		rc = net_wait(net, &s->send, deadline_ns, what);
+	/* Who is waited for may itself wait for the one that is missing. */
+	return rc == FTMEM_ETIMEOUT ? timed_out(&(struct net_req){.peer = NET_ALL}, what) : rc;
+}
+
+/* ceil(log2(ranks)) messages of each rank (Bruck et al., 1997): all-gathers of some MPIs send
+ * one to each other rank, and connect to all. */
+static int spread(struct net *net, struct spread *s, size_t bytes, uint64_t deadline_ns,
+                  const char *what)
+{
+	uint32_t have = 1;
+	int rc = 0;
+
+	while (rc == 0 && have < net->size) {
+		uint32_t rows = have < net->size - have ? have : net->size - have;
+
+		rc = spread_round(net, s, have, bytes, rows * bytes, deadline_ns, what);
+		have += rows;
+	}
+	return rc;
+}
+
 int net_allgather(struct net *net, const void *in, size_t bytes, void *out,
                   uint64_t deadline_ns, const char *what)
 {
-	struct net_req req = {0};
-	uint8_t *copy = malloc(bytes * (net->size + 1) + 1);
+	uint64_t head = (uint64_t)bytes * (net->size - net->rank);
+	uint64_t all = (uint64_t)bytes * net->size;
+	struct spread *s = malloc(sizeof(*s) + all);
 	int rc = check_usable(net, what);
 
-	if (rc == 0 && !copy)
+	if (rc == 0 && !s)
 		rc = error_set(FTMEM_ENOMEM, "%s: no memory for %zu bytes per rank", what, bytes);
-	if (rc == 0) {
-		memcpy(copy + bytes * net->size, in, bytes);
-		rc = net->ops->allgather(net, copy + bytes * net->size, bytes, copy, &req);
+	else if (rc == 0 && all > NET_MESSAGE_MAX)
+		rc = error_set(FTMEM_ENET, "%s: %zu bytes per rank are too many", what, bytes);
+	if (s) {
+		s->send = s->recv = (struct net_req){0};
+		memcpy(s->rows, in, bytes);
 	}
 	if (rc == 0)
-		rc = net_wait(net, &req, deadline_ns, what);
-	if (rc == 0)
-		memcpy(out, copy, bytes * net->size);
-	return collected(net, &req, copy, rc);
+		rc = spread(net, s, bytes, deadline_ns, what);
+	if (rc == 0) {
+		memcpy((uint8_t *)out + (all - head), s->rows, head);
+		memcpy(out, s->rows + head, all - head);
+	}
+	net->broken = net->broken || rc < 0;
+	if (!s || (!s->send.active && !s->recv.active)) {
+		free(s);
+		return rc;
+	}
+	/* Its memory is left to MPI. */
+	net->lingering = true;
+	net->ops->cancel(net, &s->recv);
+	net->ops->cancel(net, &s->send);
+	return rc;
 }

@@ -25,6 +25,9 @@ struct net_req {
 	uint64_t bytes;
 };
 
+/* The tag of all-gathers; the others are the callers'. */
+#define NET_TAG 0u
+
 /* net_req.peer of a collective operation. */
 #define NET_ALL UINT32_MAX
 
@@ -38,9 +41,6 @@ struct net_ops {
 	            struct net_req *req);
 	/* Nonblocking all-reduce of count words in place, matched by call order. */
 	int (*allreduce)(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
-	                 struct net_req *req);
-	/* Nonblocking all-gather: bytes from every rank into out, by rank. */
-	int (*allgather)(struct net *net, const void *in, size_t bytes, void *out,
 	                 struct net_req *req);
 	/* Completes req if it can: then req->active is false. */
 	int (*test)(struct net *net, struct net_req *req);
@@ -85,8 +85,8 @@ int net_recv(struct net *net, uint32_t peer, uint32_t tag, void *buf, size_t byt
 int net_test(struct net *net, struct net_req *req);
 void net_free(struct net *net); /* accepts NULL */
 
-/* What a poller does between two fruitless looks: spin, then yield, then sleep.
- * Zeroed: start over, as after every fruitful one. */
+/* What a poller does between two fruitless looks: look again, then sleep, longer and longer
+ * up to 1 ms. Zeroed: start over, as after every fruitful one. */
 struct net_backoff {
 	uint32_t idle;
 };

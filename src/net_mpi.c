@@ -2,11 +2,15 @@
 /*
  * net.h over MPI: the only file that knows it. All traffic runs on a duplicate of
  * the caller's communicator, with errors returned instead of fatal.
+ *
+ * A poller tests many transfers one after the other, and each MPI_Test() that finds
+ * nothing runs all of MPI's progress: over TCP a system call. So all transfers under way
+ * lie in one table, and one MPI_Testsome() over it, a sweep, answers for each of them
+ * once. Whoever tests a transfer again that the last sweep left open causes the next.
  */
 #include <mpi.h>
 
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,14 +20,30 @@
 #include "error.h"
 #include "net.h"
 
+/* Transfers under way; a net_req keeps its index here. */
+struct table {
+	MPI_Request *request;
+	struct net_req **owner;
+	int *index;           /* outputs of MPI_Testsome() */
+	MPI_Status *status;
+	uint32_t count, room;
+	uint64_t sweep;       /* number of the last one */
+};
+
 struct net_mpi {
 	struct net net;
 	MPI_Comm comm;
 	int key;  /* of the attribute that tells of MPI_Finalize() */
+	struct table table;
 };
 
-_Static_assert(sizeof(MPI_Request) <= sizeof(((struct net_req *)0)->handle),
-               "a request fits its handle");
+/* What net_req.handle holds: where the transfer is, and then of one under way the sweep
+ * that last answered for it, of a finished one the bytes that came or MPI's error. */
+#define WHERE          0
+#define ANSWERED       1
+#define RESULT         1
+#define WHERE_FINISHED UINT64_MAX
+#define WHERE_FAILED   (UINT64_MAX - 1)
 
 static int mpi_failed(int code, const char *what)
 {
@@ -34,14 +54,106 @@ static int mpi_failed(int code, const char *what)
 	return error_set(FTMEM_ENET, "%s: %s", what, text);
 }
 
-static void req_start(struct net_req *req, MPI_Request r, uint32_t peer, bool receive, size_t bytes)
+/* --- the table --- */
+
+static int grow(void *array, size_t count, size_t each)
 {
-	memcpy(req->handle, &r, sizeof(r));
-	req->peer = peer;
-	req->receive = receive;
-	req->bytes = bytes;
-	req->active = true;
+	void *old, *grown;
+
+	memcpy(&old, array, sizeof(old));
+	grown = realloc(old, count * each);
+	if (!grown)
+		return FTMEM_ENOMEM;
+	memcpy(array, &grown, sizeof(grown));
+	return 0;
 }
+
+/* Room for one more transfer: taken before MPI knows of it. */
+static int table_reserve(struct table *t)
+{
+	uint32_t room = t->room ? 2 * t->room : 64;
+	int rc;
+
+	if (t->count < t->room)
+		return 0;
+	rc = grow(&t->request, room, sizeof(*t->request));
+	if (rc == 0)
+		rc = grow(&t->owner, room, sizeof(*t->owner));
+	if (rc == 0)
+		rc = grow(&t->index, room, sizeof(*t->index));
+	if (rc == 0)
+		rc = grow(&t->status, room, sizeof(*t->status));
+	if (rc < 0)
+		return error_set(rc, "no memory for %" PRIu32 " messages under way", room);
+	t->room = room;
+	return 0;
+}
+
+static void table_free(struct table *t)
+{
+	free(t->request);
+	free(t->owner);
+	free(t->index);
+	free(t->status);
+}
+
+static void table_add(struct table *t, MPI_Request r, struct net_req *req, uint32_t peer,
+                      bool receive, size_t bytes)
+{
+	*req = (struct net_req){
+		.handle = {[WHERE] = t->count, [ANSWERED] = t->sweep},
+		.peer = peer, .active = true, .receive = receive, .bytes = bytes,
+	};
+	t->request[t->count] = r;
+	t->owner[t->count++] = req;
+}
+
+/* Closes the gaps that finished transfers leave. */
+static void table_compact(struct table *t)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < t->count; i++) {
+		if (t->owner[i]->handle[WHERE] >= WHERE_FAILED)
+			continue;
+		t->request[kept] = t->request[i];
+		t->owner[kept] = t->owner[i];
+		t->owner[kept]->handle[WHERE] = kept;
+		kept++;
+	}
+	t->count = kept;
+}
+
+/* MPI is through with a transfer. */
+static void finish(struct net_req *req, const MPI_Status *status, int code)
+{
+	int got = 0;
+
+	if (code == MPI_SUCCESS && req->receive)
+		code = MPI_Get_count(status, MPI_BYTE, &got);
+	req->handle[WHERE] = code == MPI_SUCCESS ? WHERE_FINISHED : WHERE_FAILED;
+	req->handle[RESULT] = (uint64_t)(code == MPI_SUCCESS ? got : code);
+}
+
+static int sweep(struct table *t)
+{
+	int done = 0, rc;
+
+	t->sweep++;
+	rc = MPI_Testsome((int)t->count, t->request, &done, t->index, t->status);
+	if (rc != MPI_SUCCESS && rc != MPI_ERR_IN_STATUS)
+		return mpi_failed(rc, "MPI_Testsome");
+	if (done == MPI_UNDEFINED)
+		done = 0;
+	for (int i = 0; i < done; i++)
+		finish(t->owner[t->index[i]], &t->status[i],
+		       rc == MPI_SUCCESS ? MPI_SUCCESS : t->status[i].MPI_ERROR);
+	if (done > 0)
+		table_compact(t);
+	return 0;
+}
+
+/* --- operations --- */
 
 static int check_transfer(struct net *net, uint32_t peer, uint32_t tag, size_t bytes)
 {
@@ -60,12 +172,14 @@ static int mpi_send(struct net *net, uint32_t peer, uint32_t tag, const void *bu
 	MPI_Request r;
 	int rc = check_transfer(net, peer, tag, bytes);
 
+	if (rc == 0)
+		rc = table_reserve(&m->table);
 	if (rc < 0)
 		return rc;
 	rc = MPI_Isend(buf, (int)bytes, MPI_BYTE, (int)peer, (int)tag, m->comm, &r);
 	if (rc != MPI_SUCCESS)
 		return mpi_failed(rc, "MPI_Isend");
-	req_start(req, r, peer, false, bytes);
+	table_add(&m->table, r, req, peer, false, bytes);
 	return 0;
 }
 
@@ -76,12 +190,14 @@ static int mpi_recv(struct net *net, uint32_t peer, uint32_t tag, void *buf, siz
 	MPI_Request r;
 	int rc = check_transfer(net, peer, tag, bytes);
 
+	if (rc == 0)
+		rc = table_reserve(&m->table);
 	if (rc < 0)
 		return rc;
 	rc = MPI_Irecv(buf, (int)bytes, MPI_BYTE, (int)peer, (int)tag, m->comm, &r);
 	if (rc != MPI_SUCCESS)
 		return mpi_failed(rc, "MPI_Irecv");
-	req_start(req, r, peer, true, bytes);
+	table_add(&m->table, r, req, peer, true, bytes);
 	return 0;
 }
 
@@ -91,79 +207,64 @@ static int mpi_allreduce(struct net *net, uint64_t *words, uint32_t count, enum 
 	struct net_mpi *m = (struct net_mpi *)net;
 	const MPI_Op ops[] = {[NET_MIN] = MPI_MIN, [NET_MAX] = MPI_MAX, [NET_SUM] = MPI_SUM};
 	MPI_Request r;
-	int rc =
-		MPI_Iallreduce(MPI_IN_PLACE, words, (int)count, MPI_UINT64_T, ops[op], m->comm, &r);
+	int rc = table_reserve(&m->table);
 
+	if (rc < 0)
+		return rc;
+	rc = MPI_Iallreduce(MPI_IN_PLACE, words, (int)count, MPI_UINT64_T, ops[op], m->comm, &r);
 	if (rc != MPI_SUCCESS)
 		return mpi_failed(rc, "MPI_Iallreduce");
-	req_start(req, r, NET_ALL, false, 0);
-	return 0;
-}
-
-static int mpi_allgather(struct net *net, const void *in, size_t bytes, void *out,
-                         struct net_req *req)
-{
-	struct net_mpi *m = (struct net_mpi *)net;
-	MPI_Request r;
-	int rc;
-
-	if (bytes > INT_MAX)
-		return error_set(FTMEM_ENET, "all-gather of %zu bytes per rank is too large",
-		                 bytes);
-	rc = MPI_Iallgather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, m->comm, &r);
-	if (rc != MPI_SUCCESS)
-		return mpi_failed(rc, "MPI_Iallgather");
-	req_start(req, r, NET_ALL, false, 0);
+	table_add(&m->table, r, req, NET_ALL, false, 0);
 	return 0;
 }
 
 static int mpi_test(struct net *net, struct net_req *req)
 {
-	MPI_Request r;
-	MPI_Status status;
-	int flag = 0, got = 0, rc;
+	struct table *t = &((struct net_mpi *)net)->table;
+	int rc;
 
-	(void)net;
-	memcpy(&r, req->handle, sizeof(r));
-	rc = MPI_Test(&r, &flag, &status);
-	memcpy(req->handle, &r, sizeof(r));
-	if (rc != MPI_SUCCESS) {
-		req->active = false;
-		return mpi_failed(rc, req->receive ? "receive" : "MPI_Test");
+	if (req->handle[WHERE] < WHERE_FAILED && req->handle[ANSWERED] == t->sweep) {
+		rc = sweep(t);
+		if (rc < 0)
+			return rc;
 	}
-	if (!flag)
+	if (req->handle[WHERE] < WHERE_FAILED) {
+		req->handle[ANSWERED] = t->sweep;
 		return 0;
+	}
 	req->active = false;
-	if (!req->receive)
-		return 0;
-	rc = MPI_Get_count(&status, MPI_BYTE, &got);
-	if (rc != MPI_SUCCESS)
-		return mpi_failed(rc, "MPI_Get_count");
-	if ((uint64_t)got != req->bytes)
-		return error_set(FTMEM_ENET, "rank %" PRIu32 " sent %d bytes where %" PRIu64
-		                 " were expected: do all ranks run the same library version?",
-		                 req->peer, got, req->bytes);
+	if (req->handle[WHERE] == WHERE_FAILED)
+		return mpi_failed((int)req->handle[RESULT],
+		                  req->receive ? "receive" : "MPI_Testsome");
+	if (req->receive && req->handle[RESULT] != req->bytes)
+		return error_set(FTMEM_ENET, "rank %" PRIu32 " sent %" PRIu64 " bytes where %"
+		                 PRIu64 " were expected: do all ranks run the same library "
+		                 "version?",
+		                 req->peer, req->handle[RESULT], req->bytes);
 	return 0;
 }
 
 static void mpi_cancel(struct net *net, struct net_req *req)
 {
-	MPI_Request r;
+	struct table *t = &((struct net_mpi *)net)->table;
 	int flag = 0, finalized = 0;
+	MPI_Request *r;
 
-	(void)net;
 	if (!req->active)
 		return;
 	req->active = false;
-	MPI_Finalized(&finalized);
-	if (finalized)
+	if (req->handle[WHERE] >= WHERE_FAILED)
 		return;
-	memcpy(&r, req->handle, sizeof(r));
-	if (req->receive)
-		MPI_Cancel(&r);
+	r = &t->request[req->handle[WHERE]];
+	MPI_Finalized(&finalized);
+	if (!finalized && req->receive)
+		MPI_Cancel(r);
 	/* A collective cannot be freed while it is active: it stays MPI's. */
-	if (MPI_Test(&r, &flag, MPI_STATUS_IGNORE) == MPI_SUCCESS && !flag && req->peer != NET_ALL)
-		MPI_Request_free(&r);
+	if (!finalized && MPI_Test(r, &flag, MPI_STATUS_IGNORE) == MPI_SUCCESS && !flag
+	    && req->peer != NET_ALL)
+		MPI_Request_free(r);
+	req->handle[WHERE] = WHERE_FINISHED;
+	table_compact(t);
 }
 
 static void mpi_free(struct net *net)
@@ -179,6 +280,7 @@ static void mpi_free(struct net *net)
 	}
 	if (!finalized && m->comm != MPI_COMM_NULL)
 		MPI_Comm_free(&m->comm);
+	table_free(&m->table);
 	free(m);
 }
 
@@ -186,7 +288,6 @@ static const struct net_ops mpi_ops = {
 	.send = mpi_send,
 	.recv = mpi_recv,
 	.allreduce = mpi_allreduce,
-	.allgather = mpi_allgather,
 	.test = mpi_test,
 	.cancel = mpi_cancel,
 	.free = mpi_free,

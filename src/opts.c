@@ -50,12 +50,13 @@
 	  "deadline for a peer in milliseconds, up to a day")                                      \
 	X(OPT_WISH, expire_s, expire_s, 1, 31536000, 1, "FTMEM_EXPIRE_S", TEXT(OPTS_EXPIRE_S),     \
 	  "seconds from the last client's end until memory is freed, up to a year")                \
-	X(OPT_BYTES, block_bytes, block_bytes, 4096, 4194304, 4096, "FTMEM_BLOCK_BYTES", "128K",   \
-	  "unit of copy, checksum and exchange, 4K to 4M, a multiple of 4K")                       \
-	X(OPT_COUNT, window, window, 1, 16, 1, "FTMEM_WINDOW", "2",                                \
-	  "block rows in flight, 1 to 16")                                                         \
-	X(OPT_COUNT, copy_threads, copy_threads, 1, 64, 1, "FTMEM_COPY_THREADS", "1",              \
-	  "threads of each rank that copy, 1 to 64")                                               \
+	X(OPT_BYTES, block_bytes, block_bytes, 4096, 4194304, 4096, "FTMEM_BLOCK_BYTES", "auto",   \
+	  "unit of copy, checksum and exchange, 4K to 4M, a multiple of 4K; auto: fits the "       \
+	  "machine's second-level cache")                                                          \
+	X(OPT_COUNT, window, window, 1, 16, 1, "FTMEM_WINDOW", "auto",                             \
+	  "block rows in flight, 1 to 16; auto: 2, or up to 4 that fit the same cache")            \
+	X(OPT_COUNT, copy_threads, copy_threads, 1, 64, 1, "FTMEM_COPY_THREADS", "auto",           \
+	  "threads of each rank that copy, 1 to 64; auto: 1 to 4, as the rank has CPUs for them")  \
 	X(OPT_LEVEL, log_level, log.level, FTMEM_LOG_ERROR, FTMEM_LOG_DEBUG, 1, "FTMEM_LOG_LEVEL", \
 	  "info", "error, warn, info or debug, or 1 to 4")                                         \
 	X(OPT_BYTES, max_bandwidth, max_bandwidth, 0, UINT64_MAX, 1, "FTMEM_MAX_BANDWIDTH", "0",   \
@@ -65,7 +66,10 @@
 	  "private regions when the number of ranks changed: rank (of the old rank of the same "   \
 	  "number) or drop (they stay as they are)")                                               \
 	X(OPT_COUNT, compare_every, compare_every, 0, 1000000000, 1, "FTMEM_COMPARE_EVERY", "0",   \
-	  "snapshots from one comparison of replicas to the next, 0: never")
+	  "snapshots from one comparison of replicas to the next, 0: never")                       \
+	X(OPT_CPUS, progress_cpus, progress_cpus, 0, 0, 0, "FTMEM_PROGRESS_CPUS", "auto",          \
+	  "CPUs of the library's threads: a list such as 2,4-7; auto: beside the trainer's if it " \
+	  "is bound to some; none: not pinned")
 
 enum opt_kind {
 	OPT_JOB,
@@ -73,6 +77,7 @@ enum opt_kind {
 	OPT_RACK,
 	OPT_DIR,
 	OPT_SMP,
+	OPT_CPUS,
 	OPT_COUNT,
 	OPT_BYTES,
 	OPT_LEVEL,
@@ -241,6 +246,48 @@ static int path_take(const char *origin, const char *text, bool absolute, char *
 	return FTMEM_OK;
 }
 
+/* A CPU's number, up to OPTS_CPU_MAX; NULL: there is none. Octal ones are none: hwloc,
+ * which reads the list, would understand them. */
+static const char *cpu_parse(const char *text, unsigned long *out)
+{
+	char *end;
+
+	if (!isdigit((unsigned char)text[0]) || (text[0] == '0' && isdigit((unsigned char)text[1])))
+		return NULL;
+	*out = strtoul(text, &end, 10);
+	return *out <= OPTS_CPU_MAX ? end : NULL;
+}
+
+/* Numbers and ranges, with commas between. */
+static bool is_cpu_list(const char *text)
+{
+	unsigned long first = 0, last;
+
+	for (;; text++) {
+		text = cpu_parse(text, &first);
+		last = first;
+		if (text && *text == '-')
+			text = cpu_parse(text + 1, &last);
+		if (!text || last < first)
+			return false;
+		if (*text != ',')
+			return *text == '\0';
+	}
+}
+
+static int cpus_take(const char *origin, const char *text, char *out)
+{
+	bool word = strcmp(text, "auto") == 0 || strcmp(text, "none") == 0;
+
+	if ((!word && !is_cpu_list(text)) || strlen(text) >= OPTS_CPUS_TEXT)
+		return error_set(FTMEM_EINVAL,
+		                 "%s is \"%.100s\": must be auto, none, or numbers of CPUs such as "
+		                 "2,4-7, up to %d, in less than %d characters",
+		                 origin, text, OPTS_CPU_MAX, OPTS_CPUS_TEXT);
+	memcpy(out, text, strlen(text) + 1);
+	return FTMEM_OK;
+}
+
 static int text_default(const struct opt_row *row, char *out)
 {
 	switch (row->kind) {
@@ -248,6 +295,9 @@ static int text_default(const struct opt_row *row, char *out)
 	case OPT_DIR: return dir_default(out);
 	case OPT_SMP: return smp_default(out);
 	case OPT_RACK: out[0] = '\0'; return FTMEM_OK;
+	case OPT_CPUS:
+		snprintf(out, OPTS_CPUS_TEXT, "%s", docs[row - rows].def);
+		return FTMEM_OK;
 	default:
 		return error_set(FTMEM_EINVAL,
 		                 "the job has no name: set %s of struct ftmem_opts or %s",
@@ -266,6 +316,8 @@ static int text_resolve(const struct opt_row *row, const struct ftmem_opts *user
 	}
 	if (!text || text[0] == '\0')
 		return text_default(row, out);
+	if (row->kind == OPT_CPUS)
+		return cpus_take(origin, text, out);
 	if (row->kind == OPT_DIR || row->kind == OPT_SMP)
 		return path_take(origin, text, row->kind == OPT_DIR, out);
 	return name_take(origin, text, out);
@@ -325,6 +377,12 @@ static bool number_parse(const char *text, enum opt_kind kind, uint64_t *out)
 	return true;
 }
 
+/* What may be said by a variable: in the struct 0 does. */
+static bool may_be_auto(const struct opt_row *row, const char *origin)
+{
+	return origin != row->name && strcmp(docs[row - rows].def, "auto") == 0;
+}
+
 static int number_bad(const struct opt_row *row, const char *origin, const char *text)
 {
 	const char *const *word = words_of(row->kind);
@@ -336,8 +394,9 @@ static int number_bad(const struct opt_row *row, const char *origin, const char 
 	for (; word && *word && at < sizeof(words); word++)
 		at += (size_t)snprintf(words + at, sizeof(words) - at, "%s, ", *word);
 	return error_set(FTMEM_EINVAL,
-	                 "%s is \"%.100s\": must be %s%s%s %" PRIu64 " to %" PRIu64, origin, text,
-	                 words, step, words[0] != '\0' ? "or" : "from", row->least, row->most);
+	                 "%s is \"%.100s\": must be %s%s%s%s %" PRIu64 " to %" PRIu64, origin, text,
+	                 may_be_auto(row, origin) ? "auto or " : "", words, step,
+	                 words[0] != '\0' ? "or" : "from", row->least, row->most);
 }
 
 static uint64_t number_load(const void *at, size_t bytes)
@@ -379,6 +438,9 @@ static int number_resolve(const struct opt_row *row, const struct ftmem_opts *us
 			return FTMEM_OK;
 		if (!text || text[0] == '\0')
 			text = docs[row - rows].def;
+		/* It stays 0: who uses it chooses. */
+		if (may_be_auto(row, origin) && strcmp(text, "auto") == 0)
+			return FTMEM_OK;
 		if (!number_parse(text, row->kind, &value))
 			return number_bad(row, origin, text);
 	}

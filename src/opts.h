@@ -11,6 +11,9 @@
 #include "log.h"
 
 #define OPTS_PATH_MAX 4096
+/* The highest number of a CPU, and the bytes of a list of them. */
+#define OPTS_CPU_MAX 65535
+#define OPTS_CPUS_TEXT 4096
 /* Of an SMP that nothing says otherwise. */
 #define OPTS_EXPIRE_S 3600
 
@@ -23,10 +26,11 @@ struct opts {
 	const void *comm;
 	uint32_t group_nodes, parity, timeout_ms;
 	uint32_t expire_s; /* 0 if nothing says it: what the SMP has stays */
-	uint32_t block_bytes, window, copy_threads;
+	uint32_t block_bytes, window, copy_threads; /* 0: to be chosen from the machine */
 	uint64_t max_bandwidth;
 	uint32_t private_rule; /* enum ftmem_private */
 	uint32_t compare_every;
+	char progress_cpus[OPTS_CPUS_TEXT]; /* "auto", "none" or a list of CPUs */
 	uint32_t (*private_from)(void *arg, const char *name, uint32_t rank, uint32_t ranks,
 	                         uint32_t old_ranks);
 	void *private_arg;

@@ -56,6 +56,18 @@ struct progress {
 	struct snapshot engine;
 };
 
+/*
+ * The copy thread wakes the progress thread, which has nothing to send before it: woken by
+ * the trainer it would often take the trainer's core, in the middle of ftmem_snapshot().
+ * Who queued the version holds the lock meanwhile, so the thread finds it.
+ */
+static void wake_up(void *arg)
+{
+	struct progress *p = arg;
+
+	pthread_cond_signal(&p->wake);
+}
+
 int progress_new(const struct progress_config *config, struct progress **out)
 {
 	struct progress *p = calloc(1, sizeof(*p));
@@ -76,6 +88,8 @@ int progress_new(const struct progress_config *config, struct progress **out)
 	p->engine.copy = config->copy;
 	p->engine.log = config->log;
 	p->engine.timeout_ms = config->timeout_ms;
+	p->engine.started = wake_up;
+	p->engine.started_arg = p;
 	*out = p;
 	return 0;
 }
@@ -236,6 +250,7 @@ static void *thread_main(void *arg)
 
 	if (p->config.pin)
 		p->config.pin(p->config.pin_arg);
+	(void)thread_slack(THREAD_SLACK_NS);
 	while (next_call(p, &call)) {
 		if (!drive(p, &call))
 			continue;
@@ -404,7 +419,8 @@ static int enqueue(struct progress *p, uint64_t version, void *stream, uint64_t 
 	p->stats.skipped += !free_slot;
 	p->stats.dropped += free_slot && !call->go;
 	p->count++;
-	pthread_cond_signal(&p->wake);
+	if (!call->go || p->engine.epoch->plan->blocks == 0)
+		wake_up(p);
 	if (!free_slot)
 		return FTMEM_BUSY;
 	return call->go ? 0 : FTMEM_DROPPED;

@@ -180,22 +180,40 @@ static int test_sums(struct rebuild *r, struct rebuild_look *look)
 
 /* --- one rail --- */
 
-/* Takes further units into the window. */
+/* Takes further units into the window. After a block that was checked others have their
+ * turn: in other rails somebody may wait. */
 static int refill(struct rebuild *r, struct rebuild_look *look)
 {
 	uint64_t units = (uint64_t)r->rows * r->n;
+	bool audited = false;
 	int rc = 0;
 
-	while (rc == 0 && r->next < units && r->tail < r->head + r->config->window) {
+	while (rc == 0 && !audited && r->next < units && r->tail < r->head + r->config->window) {
 		struct rebuild_unit *u = &r->unit[r->tail % r->config->window];
+		bool mine = rebuild_unit_plan(r, r->next++, u);
 
-		if (!rebuild_unit_plan(r, r->next++, u))
+		audited = r->config->pass && rebuild_unit_audit(r, u);
+		look->progress = look->progress || audited;
+		if (!mine)
 			continue;
 		rc = rebuild_unit_begin(r, u);
 		r->tail++;
 		look->progress = true;
 	}
 	return rc;
+}
+
+/* Tells up to which row nothing is missing any more. */
+static void tell_landed(struct rebuild *r)
+{
+	const struct rebuild_pass *pass = r->config->pass;
+	uint64_t over = r->head < r->tail ? r->unit[r->head % r->config->window].row
+	                                  : r->next / r->n;
+
+	if (!pass || !pass->landed || over == r->landed)
+		return;
+	r->landed = (uint32_t)over;
+	pass->landed(pass->arg, r->landed);
 }
 
 /* 1 when the rail is whole, 0 not yet. */
@@ -222,6 +240,7 @@ static int step_rail(struct rebuild *r, struct rebuild_look *look)
 	}
 	if (rc < 0)
 		return rc;
+	tell_landed(r);
 	return r->head == r->tail && r->next == (uint64_t)r->rows * r->n;
 }
 

@@ -36,12 +36,26 @@ struct rebuild_member {
 	uint32_t rail_index;  /* of this rail in slot->shape */
 };
 
+/*
+ * Instead of a pass to verify and another to rebuild: the one pass over all blocks. Parity
+ * at hand and whatever arrives is checked; data at hand is left to who copies it to the
+ * regions, and so is rebuilt data, which must then be compared with the checksums in its
+ * slot. What is damaged is counted, and all goes to its end.
+ */
+struct rebuild_pass {
+	/* Up to that row all data of members for which this rank acts is rebuilt. May be
+	 * NULL. */
+	void (*landed)(void *arg, uint32_t rows);
+	void *arg;
+};
+
 struct rebuild_config {
 	struct net *net;
 	const struct rail *rail;
 	const struct rebuild_member *member;   /* [rail->n] */
 	const struct rebuild_bad *bad;         /* of all members */
 	uint32_t bad_count;
+	const struct rebuild_pass *pass;       /* NULL: all but the bad blocks were verified */
 	bool parity;           /* rebuild erased parity too, not only data */
 	uint32_t window;       /* units in flight, >= 1 */
 	uint32_t timeout_ms;   /* without any progress */
@@ -50,6 +64,7 @@ struct rebuild_config {
 struct rebuild_report {
 	uint64_t data_bytes, parity_bytes; /* rebuilt and stored by this rank */
 	uint64_t repaired_blocks;          /* of live members */
+	uint64_t damaged_blocks;           /* seen in a pass; some may be seen twice */
 };
 
 /* Whether every unit has at most m erased blocks. Pure. ENOMEM. */
@@ -57,12 +72,13 @@ int rebuild_possible(const struct rail *rail, const struct rebuild_member *membe
                      const struct rebuild_bad *bad, uint32_t bad_count, bool *possible);
 
 /*
- * Rebuilds count rails at once: all those in which this rank is an agent and anything
- * is missing; likewise on all other ranks. Fills data, parity and checksum tables of lost
- * members' slots, not their headers; report is added to. The configs share net and
- * timeout. ECORRUPT: a block does not fit its checksum. ENOMEM, ENET, ETIMEOUT (names
- * the rank waited for). After an error messages may be on their way: the network must
- * not be used for another rebuild.
+ * Rebuilds count rails at once: all those in which this rank is an agent and anything is
+ * missing, with a pass all in which it is an agent; likewise on all other ranks. Fills
+ * data, parity and checksum tables of lost members' slots, not their headers; report is
+ * added to. The configs share net and timeout. ECORRUPT: a block (in a pass only a table
+ * of checksums) does not fit its checksum. ENOMEM, ENET, ETIMEOUT (names the rank waited
+ * for). After an error messages may be on their way: the network must not be used for
+ * another rebuild.
  */
 int rebuild_rails(const struct rebuild_config *config, uint32_t count,
                   struct rebuild_report *report);

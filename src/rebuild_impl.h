@@ -26,7 +26,7 @@ struct rebuild_transfer {
 struct rebuild_unit {
 	uint32_t stripe, row, len;
 	uint32_t decoder;
-	uint32_t source[RAIL_MAX];     /* [k], the decoder first */
+	uint32_t source[RAIL_MAX], sources; /* k, the decoder first; none if none is wanted */
 	uint32_t want[RAIL_MAX], wants;
 	struct rebuild_transfer *recv_source; /* [k] */
 	struct rebuild_transfer *send_source; /* [k] */
@@ -57,6 +57,7 @@ struct rebuild {
 	uint8_t *staging, *zeros;
 	uint64_t head, tail, next;     /* units in flight: [head, tail); scan position */
 	uint64_t decode_next;          /* units are decoded in order */
+	uint32_t landed;               /* rows, as last told to pass->landed() */
 	struct rebuild_report *report;
 };
 
@@ -75,6 +76,9 @@ uint64_t rebuild_without_empty(const struct rail *rail, uint32_t stripe, uint32_
 
 /* Fills u for unit number i; false if there is nothing to do in it for this rank. */
 bool rebuild_unit_plan(const struct rebuild *r, uint64_t i, struct rebuild_unit *u);
+/* In a pass, of a unit that was planned: checks parity at hand that no decoder looks at.
+ * Whether there is such. */
+bool rebuild_unit_audit(struct rebuild *r, const struct rebuild_unit *u);
 int rebuild_unit_begin(struct rebuild *r, struct rebuild_unit *u);
 /* turn: all units before it are decoded. 1 when the unit is over, 0 not yet. */
 int rebuild_unit_step(struct rebuild *r, struct rebuild_unit *u, bool turn,

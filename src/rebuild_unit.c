@@ -36,7 +36,7 @@ static bool concerns(const struct rebuild *r, const struct rebuild_unit *u)
 {
 	bool mine = false;
 
-	for (uint32_t c = 0; c < r->k; c++)
+	for (uint32_t c = 0; c < u->sources; c++)
 		mine = mine || is_here(r, u->source[c]);
 	for (uint32_t w = 0; w < u->wants; w++)
 		mine = mine || is_here(r, u->want[w]);
@@ -55,6 +55,7 @@ bool rebuild_unit_plan(const struct rebuild *r, uint64_t i, struct rebuild_unit 
 	usable = ~erased;
 	erased = rebuild_without_empty(r->rail, u->stripe, u->row, erased);
 	u->wants = 0;
+	u->sources = 0;
 	u->decoded = false;
 	for (uint32_t x = 0; x < r->n; x++) {
 		if (usable & REBUILD_BIT(x))
@@ -69,9 +70,9 @@ bool rebuild_unit_plan(const struct rebuild *r, uint64_t i, struct rebuild_unit 
 	for (at = 0; !(usable & REBUILD_BIT(at)) || turn > 0; at++)
 		turn -= (usable & REBUILD_BIT(at)) != 0;
 	u->decoder = at;
-	for (uint32_t c = 0; c < r->k; at = (at + 1) % r->n)
+	for (; u->sources < r->k; at = (at + 1) % r->n)
 		if (!(erased & REBUILD_BIT(at)))
-			u->source[c++] = at;
+			u->source[u->sources++] = at;
 	return concerns(r, u);
 }
 
@@ -97,11 +98,45 @@ static uint32_t *parity_sum(const struct rebuild *r, const struct rebuild_unit *
 	                               rail_parity_row(r->rail, u->stripe, x), u->row);
 }
 
-static int damaged(const struct rebuild *r, const struct rebuild_unit *u, uint32_t member)
+/* In a pass it is not this module that decides what follows. */
+static int damaged(struct rebuild *r, const struct rebuild_unit *u, uint32_t member)
 {
+	r->report->damaged_blocks++;
+	if (r->config->pass)
+		return 0;
 	return error_set(FTMEM_ECORRUPT, "rank %" PRIu32 ": block %" PRIu32 " of stripe %" PRIu32
 	                 " of rail %" PRIu32 " does not fit its checksum while it is rebuilt",
 	                 r->rail->rank[member], u->row, u->stripe, r->rail->id);
+}
+
+/* --- parity that nobody needs --- */
+
+static bool is_source(const struct rebuild_unit *u, uint32_t x)
+{
+	for (uint32_t c = 0; c < u->sources; c++)
+		if (u->source[c] == x)
+			return true;
+	return false;
+}
+
+static void check_parity(struct rebuild *r, const struct rebuild_unit *u, uint32_t x)
+{
+	if (checksum(block_at(r, u->stripe, x, u->row), u->len) != *parity_sum(r, u, x))
+		(void)damaged(r, u, x);
+}
+
+bool rebuild_unit_audit(struct rebuild *r, const struct rebuild_unit *u)
+{
+	bool any = false;
+
+	for (uint32_t x = 0; x < r->n; x++) {
+		if (!is_here(r, x) || r->config->member[x].lost ||
+		    !rail_is_parity(r->rail, u->stripe, x) || is_source(u, x))
+			continue;
+		check_parity(r, u, x);
+		any = true;
+	}
+	return any;
 }
 
 /* --- transfers --- */
@@ -224,7 +259,7 @@ static int decoder_for(struct rebuild *r, const struct rebuild_unit *u, struct c
 }
 
 /* A source that came from another rank is what its owner holds. */
-static int check_source(const struct rebuild *r, const struct rebuild_unit *u, uint32_t c,
+static int check_source(struct rebuild *r, const struct rebuild_unit *u, uint32_t c,
                         const uint8_t *block, uint32_t len)
 {
 	uint32_t x = u->source[c], sum = checksum(block, len);
@@ -248,6 +283,8 @@ static int gather_sources(struct rebuild *r, struct rebuild_unit *u, const uint8
 			src[c] = r->zeros;
 			continue;
 		}
+		if (r->config->pass && is_here(r, x) && rail_is_parity(r->rail, u->stripe, x))
+			check_parity(r, u, x);
 		if (is_here(r, x) && len == u->len) {
 			src[c] = block_at(r, u->stripe, x, u->row);
 			continue;
@@ -261,8 +298,22 @@ static int gather_sources(struct rebuild *r, struct rebuild_unit *u, const uint8
 	return rc;
 }
 
-/* A result is in its place, with this checksum: compared, or for the parity of a lost
- * member noted. */
+/* Of rebuilt data, which in a pass is left to who copies it. */
+static bool is_checked(const struct rebuild *r, const struct rebuild_unit *u, uint32_t x)
+{
+	return !r->config->pass || rail_is_parity(r->rail, u->stripe, x);
+}
+
+static uint32_t result_sum(const struct rebuild *r, const struct rebuild_unit *u, uint32_t x,
+                           const uint8_t *block)
+{
+	uint32_t len = rebuild_len(r->rail, u->stripe, x, u->row);
+
+	return is_checked(r, u, x) ? checksum(block, len) : 0;
+}
+
+/* A result is in its place; with this checksum, which is compared, or for the parity of
+ * a lost member noted. */
 static int store_result(struct rebuild *r, const struct rebuild_unit *u, uint32_t x, uint32_t sum)
 {
 	bool parity = rail_is_parity(r->rail, u->stripe, x), lost = r->config->member[x].lost;
@@ -270,7 +321,7 @@ static int store_result(struct rebuild *r, const struct rebuild_unit *u, uint32_
 
 	if (parity && lost)
 		*noted = sum;
-	if (*noted != sum)
+	if (is_checked(r, u, x) && *noted != sum)
 		return damaged(r, u, x);
 	r->report->repaired_blocks += !lost;
 	*(parity ? &r->report->parity_bytes : &r->report->data_bytes) +=
@@ -282,9 +333,10 @@ static int store_result(struct rebuild *r, const struct rebuild_unit *u, uint32_
 static int deliver(struct rebuild *r, struct rebuild_unit *u, uint32_t w, const uint8_t *block)
 {
 	uint32_t x = u->want[w], len = rebuild_len(r->rail, u->stripe, x, u->row);
-	uint32_t sum = checksum(block, len);
+	uint32_t sum = result_sum(r, u, x, block);
 
-	if (!rail_is_parity(r->rail, u->stripe, x) && *data_sum(r, u, u->decoder, x) != sum)
+	if (!rail_is_parity(r->rail, u->stripe, x) && is_checked(r, u, x) &&
+	    *data_sum(r, u, u->decoder, x) != sum)
 		return damaged(r, u, x);
 	if (!is_here(r, x))
 		return transfer_send(r, u, x, TAG_RESULT, x, block, sum, &u->send_result[w]);
@@ -331,8 +383,7 @@ static int step_results(struct rebuild *r, struct rebuild_unit *u, struct rebuil
 		rc = test_all(r, t, 1, look);
 		if (rc < 0 || t->block.active || t->sum.active)
 			continue;
-		sum = checksum(block_at(r, u->stripe, x, u->row),
-		               rebuild_len(r->rail, u->stripe, x, u->row));
+		sum = result_sum(r, u, x, block_at(r, u->stripe, x, u->row));
 		if (rail_is_parity(r->rail, u->stripe, x) && sum != t->value)
 			rc = damaged(r, u, x);
 		else

@@ -15,7 +15,7 @@
 struct rescue_member {
 	uint32_t rank;
 	bool lost;
-	struct slot *slot;         /* filled after rescue_rebuild() */
+	struct slot *slot;         /* if lost, from rescue_prepare() on; then filled */
 	/* Where the slot is in no arena: */
 	struct rail *rails;
 	struct slot_shape shape;
@@ -43,6 +43,8 @@ struct rescue {
 	uint32_t members;
 	struct rescue_bad *bad;    /* of all ranks */
 	uint32_t bad_count;
+	struct rescue_rail *job;   /* rails to be rebuilt in which this rank has a part */
+	uint32_t jobs;
 };
 
 /* A block that fails its checksum; whole: so many that the slot counts as lost. */
@@ -58,11 +60,21 @@ void rescue_free(struct rescue *r); /* accepts NULL */
 /* Verifies all blocks. *possible: whether k good blocks are left of every stripe. */
 int rescue_verify(struct rescue *r, bool *possible);
 
-/* Rebuilds; afterwards member[].slot holds the data of each old rank acted for. In
- * place, rebuilt slots have their parity too and are FILLING. ECORRUPT as well. ENOMEM on
- * all ranks, with nothing written, if a node has no room for what is to be held
- * beside the arenas. */
-int rescue_rebuild(struct rescue *r, struct rebuild_report *report);
+/*
+ * Finds a slot for what each lost member held, in place in the rank's own arena, FILLING, and
+ * the rails to go through: those in which something is missing, or all. ENOMEM on all ranks,
+ * with nothing written, if a node has no room for what is to be held beside the arenas.
+ */
+int rescue_prepare(struct rescue *r, bool all);
+
+/*
+ * Rebuilds what was prepared; afterwards member[].slot holds the data of each old rank acted
+ * for, and in place the parity too. report is added to. ECORRUPT as well. pass: NULL after
+ * rescue_verify(); else all rails were prepared, the version is in place, and each rank's
+ * arena is its own; landed() is called for the rail of the own data.
+ */
+int rescue_rebuild(struct rescue *r, const struct rebuild_pass *pass,
+                   struct rebuild_report *report);
 
 /* The member acted for, or NULL. */
 struct rescue_member *rescue_find(struct rescue *r, uint32_t rank);

@@ -8,118 +8,59 @@
  * version in the new epoch. Until that commit nothing is erased, so a failure on the way
  * leaves what was there. In both cases the regions are filled from wherever their parts
  * are stored (move.h).
+ *
+ * In place and without shares all that is tried in one pass at first (refill.h). If it
+ * meets damage, the steps are taken one after the other, as in all other cases.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "clock.h"
 #include "error.h"
-#include "move.h"
+#include "restore_impl.h"
+#include "thread.h"
 
-/* --- what is told to the user --- */
-
-static void list_ranks(const struct rescue *r, bool lost, char *text, size_t bytes)
-{
-	size_t used = 0;
-
-	text[0] = '\0';
-	for (uint32_t i = 0; i < r->ranks && used + 64 < bytes; i++) {
-		if (r->lost[i] != lost)
-			continue;
-		used += (size_t)snprintf(text + used, bytes - used, "%s%" PRIu32 " (%s)",
-		                         used ? ", " : "", i,
-		                         r->epoch->map->node[r->epoch->map->node_of_rank[i]].name);
-	}
-}
-
-/* A newer version was committed, but too much of it is missing. */
-static void warn_newer(const struct rescue *r)
-{
-	struct stamp newest = r->choice.stamp;
-
-	for (uint32_t i = 0; i < r->gather->arenas; i++)
-		for (int j = 0; j < 2; j++) {
-			const struct commit_slot *s = &r->gather->arena[i].slot[j];
-
-			if (s->state == SLOT_COMMITTED && stamp_cmp(s->stamp, newest) > 0)
-				newest = s->stamp;
-		}
-	if (stamp_cmp(newest, r->choice.stamp) > 0)
-		log_line(&r->ft->opts.log, FTMEM_LOG_WARN,
-		         "version %" PRIu64 " was committed, but too much "
-		         "of it is missing or damaged: going back to version %" PRIu64,
-		         newest.version, r->choice.stamp.version);
-}
-
-static void report_found(const struct rescue *r)
-{
-	char lost[512];
-	uint32_t count = 0;
-
-	for (uint32_t i = 0; i < r->ranks; i++)
-		count += r->lost[i];
-	if (r->ft->net->rank != 0)
-		return;
-	list_ranks(r, true, lost, sizeof(lost));
-	warn_newer(r);
-	log_line(&r->ft->opts.log, FTMEM_LOG_INFO,
-	         "version %" PRIu64 " found, held by %" PRIu32 " of %" PRIu32 " ranks%s%s",
-	         r->choice.stamp.version, r->ranks - count, r->ranks, count ? "; lost: rank " : "",
-	         lost);
-}
-
-/* Whose blocks a lost rank was rebuilt from: the live members of its rail. */
-static void report_rebuilt(const struct rescue *r, const struct rebuild_report *report, double s)
-{
-	const struct arena *a = r->ft->epoch->arena;
-	const struct map *map = r->ft->map;
-	char from[512];
-	size_t used = 0;
-
-	if (report->data_bytes + report->parity_bytes == 0)
-		return;
-	from[0] = '\0';
-	for (uint32_t i = 0; r->in_place && i < a->rails[0].n && used + 80 < sizeof(from); i++) {
-		uint32_t rank = a->rails[0].rank[i];
-
-		if (!r->lost[rank])
-			used += (size_t)snprintf(from + used, sizeof(from) - used,
-			                         "%s%" PRIu32 " (%s)", used ? ", " : " from ranks ",
-			                         rank, map->node[map->node_of_rank[rank]].name);
-	}
-	log_line(&r->ft->opts.log, FTMEM_LOG_INFO,
-	         "rank %" PRIu32 " on %s: rebuilt %.1f MiB of %sdata and "
-	         "%.1f MiB of parity%s in %.3f s",
-	         r->ft->net->rank, r->ft->opts.node, (double)report->data_bytes / 1048576.0,
-	         r->in_place ? "" : "former ranks' ", (double)report->parity_bytes / 1048576.0,
-	         from, s);
-}
-
-static int report_lost(const struct gather *g, uint32_t epoch_index,
-                       const struct recover_choice *choice, const struct recover_source *source)
-{
-	char text[768];
-
-	recover_explain(&g->epoch[epoch_index], choice, source, text, sizeof(text));
-	return error_set(FTMEM_ELOST,
-	                 "%s; nothing was erased: start the job again when those nodes are "
-	                 "back",
-	                 text);
-}
+struct restoring {
+	struct ftmem *ft;
+	struct gather *g;
+	struct rescue *r;
+	uint64_t begin;              /* when rebuilding began */
+	struct rebuild_report rebuilt;
+	struct move_report moved;
+	bool tried, whole;           /* in one pass: then only the commit is left */
+};
 
 /* --- choosing --- */
 
-/* The newest version that is whole, or can be made so. FRESH, ELOST, ECORRUPT. */
-static int choose(struct ftmem *ft, const struct gather *g, struct rescue **out)
+static int try_refill(struct restoring *s)
 {
+	struct refill_report report;
+	bool fits = false;
+	int rc = refill_fits(s->r, &fits);
+
+	if (rc < 0 || !fits)
+		return rc;
+	s->begin = clock_ns();
+	s->tried = true;
+	rc = refill_run(s->r, &report, &s->whole);
+	if (rc == 0 && s->whole) {
+		s->rebuilt = report.rebuilt;
+		s->moved.seconds = report.seconds;
+	}
+	return rc;
+}
+
+/* The newest version that is whole, or can be made so. FRESH, ELOST, ECORRUPT. */
+static int choose(struct restoring *s)
+{
+	struct ftmem *ft = s->ft;
+	const struct gather *g = s->g;
 	struct recover_input in = gather_input(g);
 	struct recover_choice choice = {0}, limit;
 	const struct recover_choice *below = NULL;
 	uint32_t max = gather_max_ranks(g), index = 0;
 
-	*out = NULL;
 	for (;;) {
 		struct recover_source *source = calloc(max ? max : 1, sizeof(*source));
 		bool possible = false;
@@ -130,7 +71,7 @@ static int choose(struct ftmem *ft, const struct gather *g, struct rescue **out)
 		if (rc == 0)
 			rc = recover_choose(&in, below, &choice, &index, source);
 		if (rc == FTMEM_ELOST)
-			rc = report_lost(g, index, &choice, source);
+			rc = restore_tell_lost(g, index, &choice, source);
 		if (rc == FTMEM_FRESH && below)
 			rc = error_set(
 				FTMEM_ECORRUPT,
@@ -146,13 +87,15 @@ static int choose(struct ftmem *ft, const struct gather *g, struct rescue **out)
 			free(source);
 			return rc;
 		}
-		rc = rescue_new(ft, g, &choice, index, source, out);
-		if (rc == 0)
-			rc = rescue_verify(*out, &possible);
-		if (rc == 0 && possible)
+		rc = rescue_new(ft, g, &choice, index, source, &s->r);
+		if (rc == 0 && !below)
+			rc = try_refill(s);
+		if (rc == 0 && !s->whole)
+			rc = rescue_verify(s->r, &possible);
+		if (rc == 0 && (s->whole || possible))
 			return 0;
-		rescue_free(*out);
-		*out = NULL;
+		rescue_free(s->r);
+		s->r = NULL;
 		if (rc < 0)
 			return rc;
 		log_line(&ft->opts.log, FTMEM_LOG_WARN,
@@ -186,16 +129,16 @@ static void commit_again(struct rescue *r)
 		         error_msg());
 }
 
-static int finish_in_place(struct rescue *r, struct move_report *moved)
+static int finish_in_place(struct restoring *s)
 {
-	struct rescue_member *m = rescue_find(r, r->ft->net->rank);
+	struct rescue_member *m = rescue_find(s->r, s->ft->net->rank);
 	int rc;
 
 	if (m->lost)
-		slot_set_prepared(m->slot, r->choice.stamp);
-	rc = move_restore(r, moved);
+		slot_set_prepared(m->slot, s->r->choice.stamp);
+	rc = move_restore(s->r, &s->moved);
 	if (rc == 0)
-		commit_again(r);
+		commit_again(s->r);
 	return rc;
 }
 
@@ -251,38 +194,55 @@ static int protect_again(struct rescue *r)
 
 /* --- the whole --- */
 
-static int restore(struct ftmem *ft, struct rescue *r, uint64_t *version)
+/* From what was verified. */
+static int step_by_step(struct restoring *s)
 {
-	struct rebuild_report report = {0};
-	struct move_report moved = {0};
-	uint64_t begin;
 	int rc;
 
-	report_found(r);
-	begin = clock_ns();
-	rc = rescue_rebuild(r, &report);
+	s->begin = clock_ns();
+	rc = rescue_prepare(s->r, false);
 	if (rc == 0)
-		report_rebuilt(r, &report, (double)(clock_ns() - begin) * 1e-9);
-	if (rc == 0 && r->in_place) {
-		rc = finish_in_place(r, &moved);
-	} else if (rc == 0) {
-		rc = move_restore(r, &moved);
-		if (rc == 0)
-			rc = protect_again(r);
+		rc = rescue_rebuild(s->r, NULL, &s->rebuilt);
+	if (rc < 0)
+		return rc;
+	restore_tell_rebuilt(s->r, &s->rebuilt, (double)(clock_ns() - s->begin) * 1e-9);
+	if (s->r->in_place)
+		return finish_in_place(s);
+	rc = move_restore(s->r, &s->moved);
+	return rc == 0 ? protect_again(s->r) : rc;
+}
+
+static void note_figures(const struct restoring *s)
+{
+	struct ftmem *ft = s->ft;
+	const struct rail *rail = epoch_rail(ft->epoch);
+	uint32_t lost = 0;
+
+	for (uint32_t i = 0; s->r->in_place && i < rail->n; i++)
+		lost += s->r->lost[rail->rank[i]];
+	pthread_mutex_lock(&ft->lock);
+	ft->figures.rebuild_s = (double)(clock_ns() - s->begin) * 1e-9;
+	ft->figures.repaired_blocks += s->rebuilt.repaired_blocks;
+	ft->figures.lost_members = lost;
+	ft->figures.moved_bytes = s->moved.moved_bytes;
+	ft->figures.move_s = s->moved.seconds;
+	pthread_mutex_unlock(&ft->lock);
+}
+
+static int restore(struct restoring *s, uint64_t *version)
+{
+	int rc = 0;
+
+	restore_tell_found(s->r);
+	if (s->whole) {
+		restore_tell_rebuilt(s->r, &s->rebuilt, s->moved.seconds);
+		commit_again(s->r);
+	} else {
+		rc = step_by_step(s);
 	}
 	if (rc == 0) {
-		uint32_t lost = 0;
-
-		*version = r->choice.stamp.version;
-		for (uint32_t i = 0; r->in_place && i < ft->epoch->arena->rails[0].n; i++)
-			lost += r->lost[ft->epoch->arena->rails[0].rank[i]];
-		pthread_mutex_lock(&ft->lock);
-		ft->figures.rebuild_s = (double)(clock_ns() - begin) * 1e-9;
-		ft->figures.repaired_blocks += report.repaired_blocks;
-		ft->figures.lost_members = lost;
-		ft->figures.moved_bytes = moved.moved_bytes;
-		ft->figures.move_s = moved.seconds;
-		pthread_mutex_unlock(&ft->lock);
+		*version = s->r->choice.stamp.version;
+		note_figures(s);
 	}
 	return rc;
 }
@@ -316,57 +276,62 @@ static int new_incarnation(struct ftmem *ft, const struct gather *g)
 	return rc;
 }
 
-/* Gathers and chooses; *g and *r are the caller's to free, also on error. */
-static int find(struct ftmem *ft, struct gather **g, struct rescue **r)
+/* Gathers and chooses; what is in s is the caller's to free, also on error. */
+static int find(struct restoring *s)
 {
-	int rc = gather_new(ft, g);
+	struct ftmem *ft = s->ft;
+	int rc = gather_new(ft, &s->g);
 
 	if (rc == 0)
-		rc = new_incarnation(ft, *g);
+		rc = new_incarnation(ft, s->g);
 	if (rc == 0)
-		rc = choose(ft, *g, r);
-	if (rc != 0 || !would_overwrite(*r))
+		rc = choose(s);
+	if (rc != 0 || !would_overwrite(s->r))
 		return rc;
-	rescue_free(*r);
-	gather_free(*g);
-	*r = NULL;
-	*g = NULL;
+	rescue_free(s->r);
+	gather_free(s->g);
+	s->r = NULL;
+	s->g = NULL;
 	rc = session_seal_anew(ft);
 	if (rc == 0)
-		rc = gather_new(ft, g);
-	return rc < 0 ? rc : choose(ft, *g, r);
+		rc = gather_new(ft, &s->g);
+	return rc < 0 ? rc : choose(s);
 }
 
-static void report_whole(const struct ftmem *ft, uint64_t version, double seconds)
+/* After these errors regions are untouched; but the newest version, damaged as it then
+ * turned out to be, was written into them. */
+static int not_untouched(int rc)
 {
-	if (ft->net->rank == 0 && ft->map->parity > 0)
-		log_line(&ft->opts.log, FTMEM_LOG_INFO,
-		         "version %" PRIu64 " is committed on %" PRIu32
-		         " nodes, redundancy is whole (%.3f s)",
-		         version, ft->map->nodes, seconds);
-	else if (ft->net->rank == 0)
-		log_line(&ft->opts.log, FTMEM_LOG_INFO,
-		         "version %" PRIu64 " is committed on one node, without parity (%.3f s)",
-		         version, seconds);
+	char text[ERROR_MSG_MAX];
+
+	if (rc != FTMEM_ELOST && rc != FTMEM_ELAYOUT && rc != FTMEM_EINVAL)
+		return rc;
+	snprintf(text, sizeof(text), "%s", error_msg());
+	return error_set(FTMEM_ECORRUPT,
+	                 "the newest version is damaged beyond what parity covers, and of what "
+	                 "else there is: %s; ftmem_forget() begins anew",
+	                 text);
 }
 
 int session_restore(struct ftmem *ft, uint64_t *version)
 {
 	const struct commit_slot empty[2] = {0};
+	struct restoring s = {.ft = ft};
 	uint64_t begin = clock_ns();
-	struct gather *g = NULL;
-	struct rescue *r = NULL;
-	int rc = session_pause(ft);
+	int rc = session_pause(ft), slack;
 
 	if (rc < 0)
 		return rc;
+	slack = thread_slack(THREAD_SLACK_NS);
 	rc = session_agree(ft, keeper_ensure(&ft->keeper), "reaching the SMP");
 	if (rc == 0)
-		rc = find(ft, &g, &r);
+		rc = find(&s);
 	if (rc == 0)
-		rc = restore(ft, r, version);
-	rescue_free(r);
-	gather_free(g);
+		rc = restore(&s, version);
+	if (s.tried)
+		rc = not_untouched(rc);
+	rescue_free(s.r);
+	gather_free(s.g);
 	if (rc == 0) {
 		double seconds = (double)(clock_ns() - begin) * 1e-9;
 
@@ -374,7 +339,7 @@ int session_restore(struct ftmem *ft, uint64_t *version)
 		pthread_mutex_lock(&ft->lock);
 		ft->figures.restore_s = seconds;
 		pthread_mutex_unlock(&ft->lock);
-		report_whole(ft, *version, seconds);
+		restore_tell_whole(ft, *version, seconds);
 	}
 	if (rc == FTMEM_FRESH) {
 		/* Remains of a first snapshot that never was committed. */
@@ -384,5 +349,6 @@ int session_restore(struct ftmem *ft, uint64_t *version)
 	}
 	if (rc >= 0)
 		ft->must_restore = false;
+	(void)thread_slack(slack);
 	return session_resume(ft, rc);
 }

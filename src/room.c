@@ -9,14 +9,16 @@
 
 static int check_node(const struct ftmem *ft, const uint64_t *need, const char *what)
 {
-	uint32_t here = ft->map->node_of_rank[ft->net->rank], ranks = 0;
+	const struct map_node *here = &ft->map->node[ft->map->node_of_rank[ft->net->rank]];
 	uint64_t total = 0, room;
+	uint32_t ranks = 0;
 
-	for (uint32_t i = 0; i < ft->net->size; i++)
-		if (ft->map->node_of_rank[i] == here && need[i] > 0) {
-			total += need[i];
-			ranks++;
-		}
+	for (uint32_t i = 0; i < here->ranks; i++) {
+		uint64_t one = need[ft->map->rank[here->offset + i]];
+
+		total += one;
+		ranks += one > 0;
+	}
 	if (total == 0)
 		return 0;
 	room = memory_available();

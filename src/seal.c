@@ -380,6 +380,7 @@ static int seal(struct seal *s)
 	struct epoch_config config = {
 		.net = ft->net,
 		.window = ft->opts.window,
+		.l2_bytes = topo_l2_bytes(ft->topo),
 		.max_bandwidth = ft->opts.max_bandwidth,
 		.compare = ft->opts.compare_every > 0,
 		.log = &ft->opts.log,
@@ -406,6 +407,11 @@ static int seal(struct seal *s)
 		epoch_free(e, ft->net->lingering);
 		return rc;
 	}
+	if (config.window == 0)
+		log_line(&ft->opts.log, FTMEM_LOG_DEBUG,
+		         "%" PRIu32 " block rows in flight: chosen from %" PRIu64
+		         " KiB of second-level cache",
+		         e->window, config.l2_bytes >> 10);
 	s->created = false;
 	enter(s, e);
 	return 0;

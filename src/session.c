@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "session.h"
 
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "checksum.h"
 #include "clock.h"
 #include "error.h"
+#include "tune.h"
 
 /* --- agreement --- */
 
@@ -161,109 +159,6 @@ void session_enter(struct ftmem *ft, const struct commit_slot slots[2], uint64_t
 
 /* --- open --- */
 
-/* What each rank tells the others when it opens. */
-struct hello {
-	struct map_rank place;
-	uint64_t job, boot;      /* digests */
-	uint32_t parity, group_nodes, block_bytes, compare_every, format;
-	uint32_t reserved;
-};
-
-static uint64_t boot_digest(void)
-{
-	char id[64] = "";
-	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? 0 : read(fd, id, sizeof(id));
-
-	if (fd >= 0)
-		close(fd);
-	return n > 0 ? digest_more(DIGEST_INIT, id, (size_t)n) : 0;
-}
-
-static int check_same(const struct hello *mine, const struct hello *other, uint32_t rank)
-{
-	const struct {
-		const char *name;
-		uint64_t mine, other;
-	} same[] = {
-		{"job", mine->job, other->job},
-		{"parity", mine->parity, other->parity},
-		{"group_nodes", mine->group_nodes, other->group_nodes},
-		{"block_bytes", mine->block_bytes, other->block_bytes},
-		{"compare_every", mine->compare_every, other->compare_every},
-		{"library format", mine->format, other->format},
-	};
-
-	for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++)
-		if (same[i].mine != same[i].other)
-			return error_set(FTMEM_EINVAL,
-			                 "option %s differs between rank 0 and rank %" PRIu32
-			                 ": all ranks must pass the same",
-			                 same[i].name, rank);
-	return 0;
-}
-
-/* Nodes of different names that are one machine protect nothing from its loss. */
-static void warn_same_machine(const struct ftmem *ft, const struct hello *all)
-{
-	for (uint32_t i = 0; ft->net->rank == 0 && i < ft->map->nodes; i++)
-		for (uint32_t j = 0; j < i && i < 64; j++) {
-			const struct hello *a = &all[ft->map->node[i].first_rank];
-			const struct hello *b = &all[ft->map->node[j].first_rank];
-
-			if (a->boot == 0 || a->boot != b->boot)
-				continue;
-			log_line(&ft->opts.log, FTMEM_LOG_WARN,
-			         "nodes %s and %s are one machine: good for "
-			         "trying out, but its loss takes both",
-			         b->place.node, a->place.node);
-			return;
-		}
-}
-
-static int meet(struct ftmem *ft)
-{
-	struct hello mine = {
-		.job = digest_more(DIGEST_INIT, ft->opts.job, strlen(ft->opts.job)),
-		.boot = boot_digest(),
-		.parity = ft->opts.parity,
-		.group_nodes = ft->opts.group_nodes,
-		.block_bytes = ft->opts.block_bytes,
-		.compare_every = ft->opts.compare_every,
-		.format = ARENA_FORMAT,
-	};
-	struct hello *all = calloc(ft->net->size, sizeof(*all));
-	struct map_rank *places = calloc(ft->net->size, sizeof(*places));
-	int rc = 0;
-
-	memcpy(mine.place.node, ft->opts.node, sizeof(mine.place.node));
-	memcpy(mine.place.rack, ft->opts.rack, sizeof(mine.place.rack));
-	if (!all || !places)
-		rc = error_set(FTMEM_ENOMEM, "no memory for the table of %" PRIu32 " ranks",
-		               ft->net->size);
-	rc = session_agree(ft, rc, "opening the job");
-	if (rc == 0)
-		rc = net_allgather(ft->net, &mine, sizeof(mine), all, session_deadline(ft),
-		                   "opening the job");
-	for (uint32_t i = 0; rc == 0 && i < ft->net->size; i++) {
-		rc = check_same(&all[0], &all[i], i);
-		places[i] = all[i].place;
-	}
-	if (rc == 0)
-		rc = map_new(places, ft->net->size, ft->opts.group_nodes, ft->opts.parity,
-		             &ft->map);
-	if (rc == 0)
-		warn_same_machine(ft, all);
-	if (rc == 0 && ft->map->nodes == 1 && ft->net->rank == 0)
-		log_line(&ft->opts.log, FTMEM_LOG_WARN,
-		         "the job runs on one node (%s): versions survive its "
-		         "processes, not the node; no parity is kept",
-		         ft->map->node[0].name);
-	free(all);
-	free(places);
-	return rc;
-}
-
 static int connect_smp(struct ftmem *ft)
 {
 	struct smp_config config = {
@@ -280,10 +175,33 @@ static int connect_smp(struct ftmem *ft)
 	return keeper_init(&ft->keeper, &config);
 }
 
+static int choose_cpus(struct ftmem *ft)
+{
+	char text[512];
+	int rc = topo_choose(ft->topo, ft->opts.progress_cpus);
+
+	topo_describe(ft->topo, text, sizeof(text));
+	if (rc == 0)
+		log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "the library's threads run on CPUs %s",
+		         text);
+	return rc;
+}
+
+static void choose_threads(struct ftmem *ft)
+{
+	uint32_t cpus = topo_share(ft->topo);
+
+	if (ft->opts.copy_threads != 0)
+		return;
+	ft->opts.copy_threads = tune_copy_threads(cpus);
+	log_line(&ft->opts.log, FTMEM_LOG_DEBUG,
+	         "%" PRIu32 " copy threads: chosen from %" PRIu32 " CPUs for the library's threads",
+	         ft->opts.copy_threads, cpus);
+}
+
 static int open_local(struct ftmem *ft)
 {
 	struct copy_config copy = {
-		.threads = ft->opts.copy_threads,
 		.log = &ft->opts.log,
 		.pin = pin_thread,
 	};
@@ -297,10 +215,12 @@ static int open_local(struct ftmem *ft)
 		.retire = on_retire,
 		.retire_arg = ft,
 	};
-	int rc = topo_new(&ft->topo);
+	int rc = choose_cpus(ft);
 
 	if (rc == 0)
 		rc = region_set_new(&ft->regions);
+	choose_threads(ft);
+	copy.threads = ft->opts.copy_threads;
 	copy.pin_arg = progress.pin_arg = ft->topo;
 	ft->copy_ops = copy_host();
 	if (rc == 0)
@@ -343,7 +263,7 @@ int session_open(const struct ftmem_opts *opts, struct ftmem **out)
 	rc = session_agree(ft, opts_rc, "checking the options");
 	if (rc < 0)
 		goto fail;
-	rc = meet(ft);
+	rc = session_meet(ft);
 	if (rc == 0)
 		rc = open_local(ft);
 	rc = session_agree(ft, rc, "opening the job");

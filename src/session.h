@@ -55,6 +55,10 @@ int session_seal(struct ftmem *ft);
 int session_restore(struct ftmem *ft, uint64_t *version); /* restore.c */
 int session_forget(struct ftmem *ft);
 
+/* Collective, the first step of opening: finds out who is where and whether all pass the
+ * same options; fills ft->map and ft->topo. EINVAL, ENOMEM, ENET, ETIMEOUT. session_meet.c */
+int session_meet(struct ftmem *ft);
+
 /* Collective. The result on which all ranks agree: the worst. Where this rank's own
  * is better, the message names the rank that failed and gives its message. */
 int session_agree(struct ftmem *ft, int rc, const char *what);

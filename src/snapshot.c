@@ -57,6 +57,8 @@ bool snapshot_call(struct snapshot *s, uint64_t version, bool compare, void *str
 		.data = slot->data,
 		.sums = epoch_own_sums(s->epoch, slot),
 		.landed = s->epoch->landed,
+		.started = s->started,
+		.started_arg = s->started_arg,
 	};
 	if (compare && s->epoch->compare)
 		compare_attach(s->epoch->compare, &s->job);

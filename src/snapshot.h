@@ -25,6 +25,8 @@ struct snapshot {
 	struct epoch *epoch;
 	const struct log *log;
 	uint32_t timeout_ms;     /* of naming what differs */
+	void (*started)(void *arg); /* the copy has begun, see struct copy_job */
+	void *started_arg;
 	struct commit commit;
 
 	enum snapshot_phase phase;
@@ -44,8 +46,9 @@ struct snapshot {
 
 void snapshot_init(struct snapshot *s, const struct commit_slot slots[2], uint64_t incarnation);
 
-/* Begins to fill the spare slot; only if commit_can_fill(). False: the copy could
- * not begin (reason is set); the version must still be started, as a skip. */
+/* Begins to fill the spare slot; only if commit_can_fill(). started() is called if there is
+ * anything to copy. False: the copy could not begin (reason is set); the version must still
+ * be started, as a skip. */
 bool snapshot_call(struct snapshot *s, uint64_t version, bool compare, void *stream);
 
 /* Starts the exchange and vote of a version; go as snapshot_call() said, false if it

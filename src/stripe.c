@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checksum.h"
 #include "ec/codec.h"
 #include "error.h"
 #include "stripe_impl.h"
@@ -41,6 +42,7 @@ static int alloc_rows(struct stripe *s)
 		return FTMEM_ENOMEM;
 	memset(s->staging, 0, bytes); /* taken now, not in the middle of a snapshot */
 	s->zeros = s->staging + bytes - block;
+	s->zeros_sum = checksum(s->zeros, block);
 	s->staging_bytes += bytes;
 	for (uint32_t w = 0; w < s->config.window; w++) {
 		struct stripe_row *r = &s->row[w];

@@ -48,6 +48,7 @@ struct stripe {
 	struct stripe_peer *peer;            /* [n], own unused */
 	struct stripe_row *row;              /* [window] */
 	uint8_t *staging, *zeros;
+	uint32_t zeros_sum;                  /* checksum of a block of zeros */
 	uint64_t staging_bytes;
 	struct stripe_intent own_intent;
 	struct stripe_trailer *own_trailer;

@@ -17,19 +17,26 @@ static uint32_t source_of(const struct stripe *s, uint32_t j, uint32_t d)
 static void encode(struct stripe *s, uint32_t b, uint32_t j)
 {
 	const struct stripe_row *r = &s->row[b % s->config.window];
-	uint32_t len = rail_parity_len(s->rail, b);
+	uint32_t len = rail_parity_len(s->rail, b), sum[RAIL_MAX];
 	uint8_t *dst = slot_parity(s->slot, s->config.rail, j) + (uint64_t)b * s->rail->block_bytes;
 	const uint8_t *src[RAIL_MAX];
+	bool whole = len == s->rail->block_bytes;
 
 	for (uint32_t d = 0; d < s->k; d++) {
-		bool present = rail_data_len(s->rail, source_of(s, j, d), d, b) > 0;
+		uint32_t member = source_of(s, j, d),
+			 have = rail_data_len(s->rail, member, d, b);
 
-		src[d] = present ? r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes
-		                 : s->zeros;
+		src[d] = have > 0
+			? r->staging + (uint64_t)(j * s->k + d) * s->rail->block_bytes
+			: s->zeros;
+		sum[d] = have > 0 ? *stripe_sum_at(s, member, d, b) : s->zeros_sum;
+		whole = whole && (have == 0 || have == len);
 	}
 	codec_encode(s->codec, j, len, src, dst);
+	/* The first row is the sum of the data: its checksum costs no look at memory that
+	 * was written past the cache. */
 	s->slot->sums[slot_parity_sum_index(s->config.shape, s->config.rail, j, b)] =
-		checksum(dst, len);
+		j == 0 && whole ? checksum_of_xor(sum, s->k, s->zeros_sum) : checksum(dst, len);
 }
 
 static int post_row(struct stripe *s, uint32_t b)

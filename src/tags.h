@@ -22,6 +22,8 @@ enum tag_kind {
 #define TAG_TRANSFER 1u
 /* Records on their way to the owner of a name, and back. */
 #define TAG_ROUTE 2u
+/* Between ranks of one machine, when they open. */
+#define TAG_MEET 3u
 
 #define TAG_RAILS 16u
 static inline uint32_t tag_rail(uint32_t rail_id, enum tag_kind kind)

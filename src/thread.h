@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/prctl.h>
 
 /* pthread_create() with all signals blocked in the new thread. Returns its error. */
 static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
@@ -20,5 +21,19 @@ static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *ar
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return err;
 }
+
+/* How late the calling thread's sleeps may end: by default the kernel lets them last
+ * 50 us longer than asked for. Returns what was set before, below 0 if that is unknown;
+ * where it is refused sleeps are longer. */
+static inline int thread_slack(int ns)
+{
+	int before = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+
+	if (ns > 0)
+		(void)prctl(PR_SET_TIMERSLACK, (unsigned long)ns, 0, 0, 0);
+	return before;
+}
+/* For threads that wait for blocks. */
+#define THREAD_SLACK_NS 1000
 
 #endif

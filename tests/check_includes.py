@@ -27,9 +27,11 @@ ec/kernel_ref         : ec/kernel ec/codec_ref
 ec/kernel_isal        : ec/kernel ec/codec_ref
 ec/codec              : ec/kernel ec/codec_ref error
 checksum              : ec/kernel
+stream                :
 opts                  : ftmem error log name sized
 memory                : error thread
 topo                  : error
+tune                  :
 net                   : clock error
 net_mpi               : clock error net
 # who is where, and what lies where
@@ -53,7 +55,9 @@ match                 : error checksum tensor overlap
 plan                  : error tensor overlap
 # devices
 copy                  : box error log rail layout
-copy_host             : clock error checksum thread copy box
+copy_read             : checksum stream copy
+copy_write            : checksum stream copy
+copy_host             : clock error thread copy copy_read copy_write
 cuda/copy_cuda_stub   : copy
 # what trainer and snapshot-management process say to each other
 smp/wire              : ftmem error slot
@@ -82,18 +86,19 @@ transfer              : clock error checksum net tags copy
 stripe                : clock error log limiter checksum ec/codec net tags slot copy
 rebuild               : clock error log checksum ec/codec net tags slot
 # the life of a version
-epoch                 : clock error limiter net slot copy stripe compare
+epoch                 : clock error limiter tune net slot copy stripe compare
 snapshot              : clock error commit epoch
 keeper                : clock error slot smp/client
 progress              : clock error thread keeper snapshot
 # the life of a job
-session               : clock error checksum opts topo map keeper epoch progress
+session               : clock error checksum tags opts topo tune map keeper epoch progress
 room                  : error memory session
 seal                  : clock error checksum share session room
 gather                : error recover session
 rescue                : error rebuild room gather
+refill                : clock error layout rescue
 move                  : clock error layout plan courier transfer rescue
-restore               : clock error move
+restore               : clock error thread refill move
 api                   : clock error session
 """
 
@@ -107,7 +112,8 @@ FOREIGN = {
 }
 # Pure functions: no clock, thread or I/O, and the step functions no allocation either.
 IMPURE = {"pthread.h", "time.h", "unistd.h", "threads.h", "fcntl.h", "semaphore.h"}
-PURE = {"rail": IMPURE, "map": IMPURE, "box": IMPURE, "tensor": IMPURE, "overlap": IMPURE,
+PURE = {"tune": IMPURE,
+        "rail": IMPURE, "map": IMPURE, "box": IMPURE, "tensor": IMPURE, "overlap": IMPURE,
         "route": IMPURE, "match": IMPURE, "plan": IMPURE,
         "commit": IMPURE | {"stdlib.h"}, "recover": IMPURE | {"stdlib.h"}}
 
@@ -118,7 +124,10 @@ PARTS = {"layout_impl": "layout", "layout_parse": "layout",
          "match_read": "match",
          "plan_impl": "plan", "plan_read": "plan", "plan_unwanted": "plan",
          "route_impl": "route", "route_back": "route",
+         "session_meet": "session",
          "rebuild_impl": "rebuild", "rebuild_unit": "rebuild",
+         "rescue_impl": "rescue", "rescue_rails": "rescue",
+         "restore_impl": "restore", "restore_tell": "restore",
          "move_impl": "move", "move_plan": "move",
          "transfer_impl": "transfer", "transfer_stream": "transfer",
          "smp/cli_layout_impl": "smp/cli_layout", "smp/cli_layout_view": "smp/cli_layout",

@@ -8,6 +8,7 @@ COMMAND is followed by a number of ranks and the program. Times are not judged.
 """
 import argparse
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import tempfile
 
 SHARED = ["--bytes", "16M", "--replicas", "2", "--compare"]
+LOADED = ["--bytes", "300000", "--with-load"]
 SHAPES = ["--bytes", "400000", "--regions", "3", "--reshape", "--parity", "2"]
 BASE = ["--ranks-per-node", "1", "--repeat", "1", "--lose", "none"]
 SHAPE_NAMES = ["rows", "rotated", "columns", "grid", "whole", "fewer"]
@@ -29,9 +31,10 @@ def need(good, what):
         raise Failure(what)
 
 
-def bench(args, ranks, *options):
+def bench(args, ranks, *options, env=None):
     done = subprocess.run([*args.run, str(ranks), args.bench, *options], text=True,
-                          stdin=subprocess.DEVNULL, capture_output=True, check=False)
+                          env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL,
+                          capture_output=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -60,7 +63,31 @@ def shares_are_a_half(args):
         need(abs(shares[key] * 2 - 1) <= 0.01, f"{key} is {shares[key]}")
     need(shares["registered_ratio"] == 1, "the replicas have not the state of one rank")
     need(set(out["compare"]) == {"off", "on"}, f"compare: {out['compare']}")
+    need("restore_floor_s" not in out and not out["rebuild_floor_s"],
+         "a restore of replicas has a floor")
     keys_are_explained(args, out)
+
+
+def trainers_are_measured(args):
+    out = measure(args, 2, *LOADED)
+    load = out["load"]
+    need(load["ceiling_Bps"] > 0, f"load: {load}")
+    for trainer in ("compute", "collective"):
+        need(set(load[trainer]) == {"free", "ceiling"}, f"{trainer}: {load[trainer]}")
+        for found in load[trainer].values():
+            need(found["snapshots"] > 0 and found["protect_s"]["min"] > 0, f"load: {found}")
+            need(found["alone_s"]["min"] > 0 and found["beside_s"]["min"] > 0, f"{found}")
+            need(0 < found["busy"]["min"] <= 1 and found["fence_s"]["min"] >= 0, f"{found}")
+    need(out["idle"]["rest_percent"] >= 0, f"idle: {out['idle']}")
+    keys_are_explained(args, out)
+
+
+def one_node_has_no_ceiling(args):
+    out = measure(args, 1, *LOADED)
+    need(out["load"]["ceiling_Bps"] == 0, f"load: {out['load']}")
+    need(set(out["load"]["compute"]) == {"free"}, f"load: {out['load']}")
+    need(out["load"]["collective"] == {}, f"load: {out['load']}")
+    need(out["idle"]["waiting_percent"] is None, f"idle: {out['idle']}")
 
 
 def shapes_are_filled(args):
@@ -83,6 +110,34 @@ def what_cannot_be_is_not_measured(args):
     need("grid" not in out and "fewer" not in out, f"3 nodes, parity 2: {sorted(out)}")
 
 
+def floors_follow_from_limits(args):
+    out = measure(args, 4, "--bytes", "1M", "--parity", "2", "--lose", "1,3")
+    rate = {name: out["limits"][f"{name}_GBps_per_rank"]
+            for name in ("memcpy", "checksum", "verify", "mpi", "encode")}
+    cpus = min(out["cpus_on_host"] / out["ranks_on_host"], out["copy_threads"] + 1)
+    size, n, m = out["bytes"] / 1e9, 4, 2
+    k, lost = n - m, 2
+    live = (n - lost) / n
+    bytes_of = {
+        "floor": {"memcpy": 1, "checksum": 1 + m + m / k, "verify": 0, "mpi": m, "encode": m},
+        "restore_floor": {"memcpy": 1, "checksum": 1, "verify": m / k, "mpi": 0, "encode": 0},
+        "rebuild_floor": {"memcpy": 1, "checksum": live + (k - 1 + 2 * lost) / k,
+                          "verify": live * m / k, "mpi": (k - 1 + lost) / k, "encode": lost},
+    }
+    taken = {"floor": out["protect_s"], "restore_floor": out["restore_s"],
+             "rebuild_floor": out["rebuild_s"]["2"]}
+    for name, parts in bytes_of.items():
+        found, reached = out[f"{name}_s"], out[f"of_{name}"]
+        if name == "rebuild_floor":
+            need(set(found) == {"2"}, f"floors of rebuilds that were not measured: {found}")
+            found, reached = found["2"], reached["2"]
+        want = sum(size * part / rate[key] for key, part in parts.items()) / max(1, cpus)
+        need(abs(found["all"] / want - 1) < 1e-6, f"{name} is {found['all']} and not {want}")
+        want /= taken[name]["median"]
+        need(abs(reached / want - 1) < 1e-6, f"of_{name} is {reached} and not {want}")
+    keys_are_explained(args, out)
+
+
 def bad_options_are_refused(args):
     need(bench(args, 2, "--compare")[0] == 2, "--compare alone is not refused")
     need(bench(args, 2, "--replicas", "0")[0] == 2, "--replicas 0 is not refused")
@@ -90,6 +145,9 @@ def bad_options_are_refused(args):
     need(status == 1 and "--replicas: 3 ranks" in text, f"2 replicas of 3 ranks: {text}")
     status, text = bench(args, 2, "--bytes", "64K", "--reshape")
     need(status == 1 and "larger --bytes" in text, f"--reshape of little: {text}")
+    status, text = bench(args, 1, "--bytes", "1M", "--with-load",
+                         env={"FTMEM_MAX_BANDWIDTH": "1M"})
+    need(status == 1 and "FTMEM_MAX_BANDWIDTH" in text, f"--with-load with a ceiling: {text}")
 
 
 def main():
@@ -99,7 +157,8 @@ def main():
     parser.add_argument("--readme", required=True)
     args = parser.parse_args()
     failed = False
-    for case in (bad_options_are_refused, shares_are_a_half, shapes_are_filled,
+    for case in (bad_options_are_refused, floors_follow_from_limits, shares_are_a_half,
+                 trainers_are_measured, one_node_has_no_ceiling, shapes_are_filled,
                  what_cannot_be_is_not_measured):
         try:
             case(args)

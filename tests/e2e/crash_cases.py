@@ -59,7 +59,7 @@ SNAPSHOT = ("begin-fill", "copy", "exchange", "encode", "trailer", "before-prepa
 # Passed by the rank whose node was lost, by one that survived.
 BY_LOST = ("refill", "rebuilt", "reprepare", "fill", "before-recommit", "recommit",
            "reclear", "retire", "restored")
-BY_LIVE = ("attach", "verify", "rebuild", "rebuild-send", "rebuilt", "fill", "before-recommit",
+BY_LIVE = ("attach", "rebuild", "rebuild-send", "rebuilt", "fill", "before-recommit",
            "recommit", "reclear", "retire", "restored")
 
 
@@ -140,10 +140,11 @@ def selected():
     yield recovery_case("recommit", "kill-job", rank=0)
     yield recovery_case("reclear", "kill-rank", rank=0)
     yield recovery_case("attach", "kill-rank", rank=0)
-    yield recovery_case("verify", "kill-smp", rank=0)
+    yield recovery_case("fill", "kill-smp", rank=0)
     yield recovery_case("rebuild", "kill-node", rank=0, nodes=LARGE, parity=2)
     yield recovery_case("before-recommit", "kill-node", rank=0, **LARGE_2)
 
+    yield move_case("verify", "kill-rank")
     yield move_case("move", "kill-node")
     yield move_case("plan", "kill-rank")
     yield move_case("fill", "kill-node")
@@ -203,7 +204,7 @@ def failures():
         yield Case(f"agree-fails-{count}", (Act(f"agree:1:{count}:fail",
                                                 options=("--timeout-ms", 1500)),), SMALL)
     yield after_kill_job("touch-fails-in-restart", Act("touch:1:1:fail", "failed"))
-    for point, rank in (("attach", 0), ("touch", 1), ("fill", 0), ("verify", 1)):
+    for point, rank in (("attach", 0), ("touch", 1), ("fill", 0)):
         yield after_kill_job(f"{point}-kill-smp-r{rank}",
                              Act(fault(point, "kill-smp", rank), "any"))
 
@@ -227,7 +228,7 @@ def matrix():
             yield recovery_case(point, "kill-node", rank, nodes=LARGE, parity=2)
     for point in BY_LOST:
         yield recovery_case(point, "kill-node", 1, **LARGE_2)
-    moves = ("match", "create", "plan", "move", "fill", "move-send", "recopy", "reexchange",
+    moves = ("match", "create", "verify", "plan", "move", "fill", "move-send", "recopy", "reexchange",
              "before-reprepare", "reprepare", "revote", "before-recommit", "recommit", "retire")
     for point, what in itertools.product(moves, kills[:3]):
         yield move_case(point, what)

@@ -163,6 +163,42 @@ static void damage_on_one_node_and_the_loss_of_another(void)
 	cluster_deinit(&job);
 }
 
+/* One bit of what this rank holds in a stripe, data or parity. */
+static void damage_stripe(uint32_t stripe, uint64_t *random)
+{
+	struct slot *s;
+	struct arena *a = cluster_arena(&job, 2, &s);
+	const struct rail *r = &a->rails[0];
+	uint32_t me = a->shape.member[0], row = test_random_below(random, rail_chunk_rows(r, me));
+	uint8_t *block;
+
+	if (rail_is_parity(r, stripe, me))
+		block = slot_parity(s, 0, rail_parity_row(r, stripe, me)) +
+		        (uint64_t)row * r->block_bytes;
+	else
+		block = s->data + rail_data_offset(r, me, rail_chunk(r, stripe, me), row);
+	block[test_random_below(random, 64)] ^= 4;
+	arena_free(a);
+}
+
+/* Whether the block is needed for what is lost, by its owner or by another, or not. */
+static void any_block_of_a_row_is_repaired(void)
+{
+	cluster_init(&job, MPI_COMM_WORLD, "1,1,1,1");
+	for (uint32_t stripe = 0; stripe < 4; stripe++)
+		for (uint32_t lost = 0; lost < 2; lost++) {
+			uint64_t random = check_seed() + stripe;
+
+			check_note("stripe %u of rank 1; %u lost", stripe, lost);
+			prepare(2, stripe, false);
+			if (job.rank == 1)
+				damage_stripe(stripe, &random);
+			cluster_lose(&job, lost ? 1u << (stripe % 2 ? 0 : 3) : 0);
+			restores(2, true);
+		}
+	cluster_deinit(&job);
+}
+
 /* A node is lost and parity has nothing left for a bit: the older version is there. */
 static void damage_beyond_parity_gives_the_older_version(void)
 {
@@ -199,12 +235,17 @@ static void damage_beyond_parity_of_both_versions_is_refused(void)
 				damage(place, 1, place < ARENA_HEADER, &random);
 			cluster_lose(&job, (1u << m) - 1);
 			cluster_start(&job);
+			cluster_poison(&job);
 			rc = ftmem_restore(job.ft, &got);
 			CHECK_MSG(rc == FTMEM_ECORRUPT || rc == FTMEM_ELOST, "%d (%s)", rc,
 			          ftmem_strerror(rc));
 			CHECK(check_same(job.comm, (uint64_t)rc) && got == 99);
+			if (rc == FTMEM_ELOST)
+				cluster_verify_poison(&job);
 			CHECK_MESSAGE(rc == FTMEM_ELOST ? "version" : "ftmem_forget");
 			CHECK_RESULT(ftmem_restore(job.ft, &got), rc);
+			if (place <= PARITY)
+				CHECK_RESULT(ftmem_snapshot(job.ft, 3, NULL), FTMEM_EINVAL);
 			/* The user may give it up. */
 			CHECK_RESULT(ftmem_forget(job.ft), 0);
 			cluster_commit(&job, 1);
@@ -263,6 +304,8 @@ static void whatever_flips_nothing_wrong_is_restored(void)
 		} else {
 			CHECK_MSG(rc == FTMEM_ELOST || rc == FTMEM_ECORRUPT, "%d", rc);
 			CHECK(got == 99);
+			if (rc == FTMEM_ELOST)
+				cluster_verify_poison(&job);
 		}
 		if ((uint32_t)__builtin_popcount(hit | lost) <= m)
 			CHECK_MSG(rc == 0 && got == 2, "%d, version %llu", rc,
@@ -302,6 +345,7 @@ int main(int argc, char **argv)
 		{"damage_on_one_node_is_repaired", damage_on_one_node_is_repaired},
 		{"damage_on_one_node_and_the_loss_of_another",
 	         damage_on_one_node_and_the_loss_of_another},
+		{"any_block_of_a_row_is_repaired", any_block_of_a_row_is_repaired},
 		{"damage_beyond_parity_gives_the_older_version",
 	         damage_beyond_parity_gives_the_older_version},
 		{"damage_beyond_parity_of_both_versions_is_refused",

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Restores that fail while regions are filled, or that meet a layout which does not fit
- * its slot: 3 ranks, one per node. The functions that fail are wrapped by the linker.
+ * Restores into other regions that fail while these are filled, or that meet a layout
+ * which does not fit its slot: 3 ranks, one per node. The functions that fail are wrapped
+ * by the linker.
  */
 #include "cluster.h"
 #include "error.h"
@@ -37,15 +38,18 @@ int __wrap_layout_parse(const uint8_t *blob, uint64_t bytes, struct layout **out
 
 static void begin(void)
 {
-	const uint64_t bytes = 300000;
+	const uint64_t stored[] = {300000, 5000}, wanted[] = {300000, 0};
 
 	damage_transfer = damage_layout = false;
 	cluster_init(&job, MPI_COMM_WORLD, "1,1,1");
-	cluster_regions(&job, &bytes, 1);
+	cluster_regions(&job, stored, 2);
 	cluster_start(&job);
 	cluster_restore_fails(&job, FTMEM_FRESH);
 	cluster_commit(&job, 1);
 	cluster_commit(&job, 2);
+	cluster_close(&job);
+	cluster_regions(&job, wanted, 2);
+	cluster_start(&job);
 }
 
 /* All hear of it, with the reason; and nothing but a good restore helps. */

@@ -218,7 +218,9 @@ static void statistics_make_sense(void)
 	s = cluster_stats(&job);
 	CHECK(s.committed == 0 && s.dropped == 0 && s.skipped == 0 && !s.stored);
 	CHECK(s.nodes == 4 && s.groups == 1 && s.group_nodes == 4 && s.parity == 1);
-	CHECK(s.block_bytes == 131072 && s.window == 2 && s.copy_threads == 1);
+	CHECK(s.block_bytes >= 65536 && s.block_bytes <= 262144);
+	CHECK(check_same(job.comm, s.block_bytes));
+	CHECK(s.window >= 2 && s.window <= 4 && s.copy_threads >= 1 && s.copy_threads <= 4);
 	CHECK(s.data_bytes >= 500000 && s.data_bytes < 501000);
 	atomic_store(&enough, false);
 	CHECK(pthread_create(&reader, NULL, read_all_the_time, NULL) == 0);
@@ -240,6 +242,54 @@ static void statistics_make_sense(void)
 	CHECK(s.lost_members == 1 && s.repaired_blocks == 0 && s.stored && s.newest == 5);
 	CHECK(s.rebuild_s > 0 && s.restore_s >= s.rebuild_s && s.restore_s < 30);
 	CHECK(s.committed == 0);
+	cluster_deinit(&job);
+}
+
+/* --- what the machine says --- */
+
+/* Each rank as on a machine of its own kind: 16 CPUs, second-level caches of so many MiB. */
+static void start_on(const uint32_t l2_mib[4])
+{
+	char machine[64];
+
+	snprintf(machine, sizeof(machine), "numa:1 l2:16(size=%u) core:1 pu:1",
+	         l2_mib[job.rank] << 20);
+	setenv("HWLOC_SYNTHETIC", machine, 1);
+	cluster_start(&job);
+	unsetenv("HWLOC_SYNTHETIC");
+}
+
+static bool in_use(uint32_t block_bytes, uint32_t window, uint32_t copy_threads)
+{
+	struct ftmem_stats s = cluster_stats(&job);
+
+	return s.block_bytes == block_bytes && s.window == window
+	       && s.copy_threads == copy_threads;
+}
+
+static void the_machine_says_what_is_not_set(void)
+{
+	static const uint32_t small[4] = {4, 2, 16, 64}, large[4] = {4, 4, 8, 64};
+
+	init(3000000, "1,1,1,1");
+	start_on(small);
+	/* The least of the blocks; windows are each rank's own. */
+	CHECK(in_use(131072, job.rank < 2 ? 2 : 4, 3));
+	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_commit(&job, 1);
+	cluster_close(&job);
+	start_on(large);
+	CHECK(in_use(262144, job.rank < 3 ? 2 : 4, 3));
+	cluster_restore(&job, 1);
+	cluster_commit(&job, 2);
+	cluster_close(&job);
+	job.opts.block_bytes = 8192;
+	job.opts.window = 5;
+	setenv("FTMEM_COPY_THREADS", "2", 1);
+	start_on(large);
+	unsetenv("FTMEM_COPY_THREADS");
+	CHECK(in_use(8192, 5, 2));
+	cluster_restore(&job, 2);
 	cluster_deinit(&job);
 }
 
@@ -339,6 +389,7 @@ int main(int argc, char **argv)
 		{"two_jobs_at_once", two_jobs_at_once},
 		{"two_jobs_in_one_process", two_jobs_in_one_process},
 		{"statistics_make_sense", statistics_make_sense},
+		{"the_machine_says_what_is_not_set", the_machine_says_what_is_not_set},
 		{"memory_is_as_budgeted", memory_is_as_budgeted},
 		{"staging_stays_within_its_bound", staging_stays_within_its_bound},
 		{"the_bandwidth_ceiling_changes_nothing_but_speed",

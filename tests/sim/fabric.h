@@ -25,6 +25,8 @@ struct fabric {
 	bool *done;                 /* [ranks] */
 	/* What a message of the way back would have, if answers are only stand-ins; or NULL. */
 	uint64_t (*weigh)(const uint8_t *message, uint64_t bytes);
+	/* Sees what each rank gets; or NULL. */
+	void (*watch)(uint32_t rank, const uint8_t *in, uint64_t bytes);
 };
 
 static inline void fabric_init(struct fabric *f, uint32_t ranks)
@@ -70,6 +72,8 @@ static inline void fabric_put(struct fabric *f, uint32_t rank, uint32_t round, b
                               const uint8_t *in, uint64_t bytes)
 {
 	f->count[rank].received += back && f->weigh ? f->weigh(in, bytes) : bytes;
+	if (f->watch)
+		f->watch(rank, in, bytes);
 	assert_int_equal(back ? route_back_in(f->route[rank], round, in, bytes)
 	                      : route_in(f->route[rank], round, in, bytes),
 	                 0);

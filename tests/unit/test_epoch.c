@@ -155,6 +155,35 @@ static void what_does_not_fit_is_refused(void **state)
 	engine_cluster_deinit(&c);
 }
 
+static uint32_t window_of(struct engine_cluster *c, uint32_t window, uint64_t l2_bytes)
+{
+	const struct epoch_config config = {
+		.net = c->rank[0].net, .window = window, .l2_bytes = l2_bytes};
+	const struct epoch_parts parts = engine_parts(c, 0, 0);
+	struct epoch *e = NULL;
+	uint32_t got;
+
+	assert_int_equal(epoch_new(&config, &parts, &e), 0);
+	got = e->window;
+	epoch_free(e, false);
+	return got;
+}
+
+/* Rank 0 is in two rails of one data member and one parity. */
+static void a_window_that_is_not_set_fits_the_cache(void **state)
+{
+	const uint64_t row = UINT64_C(2) * TEST_JOB_BLOCK;
+	struct engine_cluster c;
+
+	(void)state;
+	engine_cluster_init(&c, &lending, 1);
+	assert_int_equal(window_of(&c, 0, 0), 2);
+	assert_int_equal(window_of(&c, 0, 4 * 3 * row), 3);
+	assert_int_equal(window_of(&c, 0, 4 * 9 * row), 4);
+	assert_int_equal(window_of(&c, 1, 4 * 9 * row), 1);
+	engine_cluster_deinit(&c);
+}
+
 /* Whether memory is mapped. */
 static bool mapped(const void *at)
 {
@@ -200,6 +229,7 @@ int main(void)
 		cmocka_unit_test(a_rank_without_regions_has_an_epoch),
 		cmocka_unit_test(a_failed_allocation_leaves_nothing),
 		cmocka_unit_test(what_does_not_fit_is_refused),
+		cmocka_unit_test(a_window_that_is_not_set_fits_the_cache),
 		cmocka_unit_test(the_arena_stays_mapped_while_a_transfer_is_under_way),
 	};
 

@@ -309,15 +309,11 @@ static struct map *sample(void)
 	return m;
 }
 
-static void blob_gives_the_equal_map(void **state)
+static void check_equal(const struct map *copy, const struct map *m)
 {
-	struct map *m = sample(), *copy = NULL;
-	uint64_t bytes;
-	uint8_t *blob = write_blob(m, &bytes);
-
-	(void)state;
-	assert_int_equal(map_blob_read(blob, bytes, &copy), 0);
 	assert_int_equal(copy->ranks, m->ranks);
+	assert_int_equal(copy->nodes, m->nodes);
+	assert_int_equal(copy->groups, m->groups);
 	assert_int_equal(copy->parity, m->parity);
 	assert_memory_equal(copy->node, m->node, m->nodes * sizeof(*m->node));
 	assert_memory_equal(copy->group, m->group, m->groups * sizeof(*m->group));
@@ -326,9 +322,38 @@ static void blob_gives_the_equal_map(void **state)
 	assert_memory_equal(copy->rank, m->rank, m->ranks * 4);
 	assert_memory_equal(copy->member, m->member, m->nodes * 4);
 	check_rails(copy);
+}
+
+static void blob_gives_the_equal_map(void **state)
+{
+	struct map *m = sample(), *copy = NULL;
+	uint64_t bytes;
+	uint8_t *blob = write_blob(m, &bytes);
+
+	(void)state;
+	assert_int_equal(map_blob_read(blob, bytes, &copy), 0);
+	check_equal(copy, m);
 	map_free(copy);
 	map_free(m);
 	free(blob);
+}
+
+static void a_copy_is_the_equal_map(void **state)
+{
+	struct map *m = sample(), *copy = NULL;
+	int rc = FTMEM_ENOMEM;
+
+	(void)state;
+	for (unsigned n = 1; rc == FTMEM_ENOMEM; n++) {
+		alloc_fail_at(n);
+		rc = map_copy(m, &copy);
+		alloc_fail_off();
+		assert_true(rc == 0 || !copy);
+	}
+	assert_int_equal(rc, 0);
+	check_equal(copy, m);
+	map_free(copy);
+	map_free(m);
 }
 
 static void blob_is_laid_out_as_documented(void **state)
@@ -535,6 +560,7 @@ int main(void)
 		cmocka_unit_test(racks_are_spread_over_the_groups),
 		cmocka_unit_test(refuses_what_cannot_be_protected),
 		cmocka_unit_test(blob_gives_the_equal_map),
+		cmocka_unit_test(a_copy_is_the_equal_map),
 		cmocka_unit_test(blob_is_laid_out_as_documented),
 		cmocka_unit_test(arbitrary_bytes_are_refused_or_make_sense),
 		cmocka_unit_test(damage_is_named),

@@ -127,12 +127,14 @@ static void defaults_are_as_documented(void **state)
 	/* What the SMP was started with stays. */
 	assert_int_equal(o.expire_s, 0);
 	assert_int_equal(OPTS_EXPIRE_S, 3600);
-	assert_int_equal(o.block_bytes, 131072);
-	assert_int_equal(o.window, 2);
-	assert_int_equal(o.copy_threads, 1);
+	/* To be chosen from the machine. */
+	assert_int_equal(o.block_bytes, 0);
+	assert_int_equal(o.window, 0);
+	assert_int_equal(o.copy_threads, 0);
 	assert_int_equal(o.max_bandwidth, 0);
 	assert_int_equal(o.private_rule, FTMEM_PRIVATE_RANK);
 	assert_int_equal(o.compare_every, 0);
+	assert_string_equal(o.progress_cpus, "auto");
 	assert_null(o.private_from);
 	assert_int_equal(o.log.level, FTMEM_LOG_INFO);
 	assert_int_equal(o.log.rank, LOG_NO_RANK);
@@ -179,6 +181,8 @@ static void struct_comes_before_the_environment(void **state)
 	user.private_from = hand_out;
 	user.private_arg = &user;
 	user.compare_every = 7;
+	user.progress_cpus = "none";
+	setenv("FTMEM_PROGRESS_CPUS", "0", 1);
 	user.dir = "/run/x";
 	user.smp_path = "./smp";
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
@@ -195,6 +199,7 @@ static void struct_comes_before_the_environment(void **state)
 	assert_ptr_equal(o.private_from, hand_out);
 	assert_ptr_equal(o.private_arg, &user);
 	assert_int_equal(o.compare_every, 7);
+	assert_string_equal(o.progress_cpus, "none");
 	assert_string_equal(o.dir, "/run/x");
 	assert_string_equal(o.smp_path, "./smp");
 }
@@ -220,6 +225,7 @@ static void every_variable_is_heard(void **state)
 	setenv("FTMEM_MAX_BANDWIDTH", "3G", 1);
 	setenv("FTMEM_PRIVATE", "drop", 1);
 	setenv("FTMEM_COMPARE_EVERY", "100", 1);
+	setenv("FTMEM_PROGRESS_CPUS", "2,4-7", 1);
 	assert_int_equal(opts_resolve(NULL, &o), FTMEM_OK);
 	assert_string_equal(o.job, "gpt.v2");
 	assert_string_equal(o.node, "n_1");
@@ -237,9 +243,31 @@ static void every_variable_is_heard(void **state)
 	assert_int_equal(o.max_bandwidth, UINT64_C(3) << 30);
 	assert_int_equal(o.private_rule, FTMEM_PRIVATE_DROP);
 	assert_int_equal(o.compare_every, 100);
+	assert_string_equal(o.progress_cpus, "2,4-7");
 	setenv("FTMEM_LOG_LEVEL", "4", 1);
 	assert_int_equal(opts_resolve(NULL, &o), FTMEM_OK);
 	assert_int_equal(o.log.level, FTMEM_LOG_DEBUG);
+}
+
+static void what_the_machine_may_say_is_a_number_or_auto(void **state)
+{
+	struct ftmem_opts user = FTMEM_OPTS_INIT;
+	struct opts o;
+
+	(void)state;
+	user.job = "j";
+	user.window = 5;
+	setenv("FTMEM_BLOCK_BYTES", "auto", 1);
+	setenv("FTMEM_WINDOW", "auto", 1);
+	setenv("FTMEM_COPY_THREADS", "auto", 1);
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
+	assert_int_equal(o.block_bytes, 0);
+	assert_int_equal(o.window, 5);
+	assert_int_equal(o.copy_threads, 0);
+	setenv("FTMEM_BLOCK_BYTES", "5K", 1);
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
+	assert_string_equal(error_msg(), "FTMEM_BLOCK_BYTES is \"5K\": must be auto or a multiple "
+	                                 "of 4096 from 4096 to 4194304");
 }
 
 static void empty_variables_count_as_unset(void **state)
@@ -267,6 +295,10 @@ static void bad_numbers_are_refused_by_name(void **state)
 		{"FTMEM_PARITY", "two"},
 		{"FTMEM_PARITY", "0x2"},
 		{"FTMEM_PARITY", "1K"},
+		{"FTMEM_PARITY", "auto"},
+		{"FTMEM_WINDOW", "Auto"},
+		{"FTMEM_COPY_THREADS", "auto1"},
+		{"FTMEM_BLOCK_BYTES", "0"},
 		{"FTMEM_PARITY", "4294967297"},
 		{"FTMEM_GROUP_NODES", "1"},
 		{"FTMEM_GROUP_NODES", "65"},
@@ -347,6 +379,39 @@ static void bad_members_are_refused_by_name(void **state)
 	user.job = NULL;
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
 	assert_non_null(strstr(error_msg(), "FTMEM_JOB"));
+}
+
+static void cpus_are_numbers_and_ranges_or_a_word(void **state)
+{
+	static const char *const good[] = {"auto", "none", "0", "0-0", "2,4-7", "7,0-3,65535"};
+	static const char *const bad[] = {"some", "Auto", "auto,1", "-1", "1-", "4-2", "1-2-3",
+	                                  "1,", ",1", "1,,2", "1;2", " 1", "1 ", "0x3", "08",
+	                                  "1-02", "65536", "0-65536", "18446744073709551617"};
+	static char list[2 * OPTS_CPUS_TEXT];
+	struct opts o;
+	size_t i;
+
+	(void)state;
+	setenv("FTMEM_JOB", "j", 1);
+	for (i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		setenv("FTMEM_PROGRESS_CPUS", good[i], 1);
+		assert_int_equal(opts_resolve(NULL, &o), FTMEM_OK);
+		assert_string_equal(o.progress_cpus, good[i]);
+	}
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		setenv("FTMEM_PROGRESS_CPUS", bad[i], 1);
+		assert_int_equal(opts_resolve(NULL, &o), FTMEM_EINVAL);
+		assert_non_null(strstr(error_msg(), "FTMEM_PROGRESS_CPUS"));
+		assert_non_null(strstr(error_msg(), bad[i]));
+	}
+	for (i = 0; i < OPTS_CPUS_TEXT - 1; i += 2)
+		memcpy(list + i, "1,", 3);
+	list[OPTS_CPUS_TEXT - 1] = '\0';
+	setenv("FTMEM_PROGRESS_CPUS", list, 1);
+	assert_int_equal(opts_resolve(NULL, &o), FTMEM_OK);
+	strcat(list, ",1");
+	setenv("FTMEM_PROGRESS_CPUS", list, 1);
+	assert_int_equal(opts_resolve(NULL, &o), FTMEM_EINVAL);
 }
 
 static void paths_that_are_too_long_are_refused(void **state)
@@ -443,7 +508,7 @@ static void structs_of_other_versions_are_understood(void **state)
 	newer.known.window = 99;
 	assert_int_equal(opts_resolve(&newer.known, &o), FTMEM_OK);
 	assert_int_equal(o.parity, 2);
-	assert_int_equal(o.window, 2);
+	assert_int_equal(o.window, 0);
 	newer.known.size = offsetof(struct ftmem_opts, node);
 	assert_int_equal(opts_resolve(&newer.known, &o), FTMEM_OK);
 	assert_int_equal(o.parity, 1);
@@ -516,7 +581,7 @@ static void every_option_is_documented_once(void **state)
 		for (other = opts_docs(); other != doc; other++)
 			assert_string_not_equal(doc->env, other->env);
 	}
-	assert_int_equal(count, 16);
+	assert_int_equal(count, 17);
 }
 
 int main(void)
@@ -526,9 +591,11 @@ int main(void)
 		TEST(defaults_are_as_documented),
 		TEST(struct_comes_before_the_environment),
 		TEST(every_variable_is_heard),
+		TEST(what_the_machine_may_say_is_a_number_or_auto),
 		TEST(empty_variables_count_as_unset),
 		TEST(bad_numbers_are_refused_by_name),
 		TEST(bad_members_are_refused_by_name),
+		TEST(cpus_are_numbers_and_ranges_or_a_word),
 		TEST(paths_that_are_too_long_are_refused),
 		TEST(odd_host_names_become_node_names),
 		TEST(sockets_lie_in_the_runtime_folder_if_there_is_one),

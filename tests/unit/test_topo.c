@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Linked with --wrap=malloc,calloc,realloc and alloc_fail.c, and with
- * --wrap=hwloc_topology_load,--wrap=hwloc_set_area_membind,--wrap=hwloc_set_cpubind.
- * Machines are made up with HWLOC_SYNTHETIC.
+ * Linked with --wrap=malloc,calloc,realloc and alloc_fail.c, and with --wrap= for the
+ * functions of hwloc below. Machines are made up with HWLOC_SYNTHETIC, and what the
+ * process may use and is bound to with `allowed` and `bound`.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,6 +26,10 @@ int __wrap_hwloc_topology_load(hwloc_topology_t machine);
 int __wrap_hwloc_set_area_membind(hwloc_topology_t machine, const void *addr, size_t bytes,
                                   hwloc_const_bitmap_t nodes, hwloc_membind_policy_t policy,
                                   int flags);
+hwloc_const_cpuset_t __real_hwloc_topology_get_allowed_cpuset(hwloc_topology_t machine);
+hwloc_const_cpuset_t __wrap_hwloc_topology_get_allowed_cpuset(hwloc_topology_t machine);
+int __real_hwloc_get_cpubind(hwloc_topology_t machine, hwloc_cpuset_t cpus, int flags);
+int __wrap_hwloc_get_cpubind(hwloc_topology_t machine, hwloc_cpuset_t cpus, int flags);
 int __real_hwloc_set_cpubind(hwloc_topology_t machine, hwloc_const_bitmap_t cpus, int flags);
 int __wrap_hwloc_set_cpubind(hwloc_topology_t machine, hwloc_const_bitmap_t cpus, int flags);
 
@@ -58,11 +62,36 @@ int __wrap_hwloc_set_area_membind(hwloc_topology_t machine, const void *addr, si
 	return -1; /* a refusal is no error */
 }
 
-static unsigned cpubinds;
+/* Lists of CPUs; NULL: as the machine says. */
+static const char *allowed, *bound;
+
+hwloc_const_cpuset_t __wrap_hwloc_topology_get_allowed_cpuset(hwloc_topology_t machine)
+{
+	static hwloc_bitmap_t set;
+
+	if (!allowed)
+		return __real_hwloc_topology_get_allowed_cpuset(machine);
+	hwloc_bitmap_free(set);
+	set = hwloc_bitmap_alloc();
+	hwloc_bitmap_list_sscanf(set, allowed);
+	return set;
+}
+
+int __wrap_hwloc_get_cpubind(hwloc_topology_t machine, hwloc_cpuset_t cpus, int flags)
+{
+	return bound ? hwloc_bitmap_list_sscanf(cpus, bound)
+	             : __real_hwloc_get_cpubind(machine, cpus, flags);
+}
+
+static unsigned cpubinds, refuse_binds;
+static char pinned_to[64];
 
 int __wrap_hwloc_set_cpubind(hwloc_topology_t machine, hwloc_const_bitmap_t cpus, int flags)
 {
 	cpubinds++;
+	hwloc_bitmap_list_snprintf(pinned_to, sizeof(pinned_to), cpus);
+	if (cpubinds <= refuse_binds)
+		return -1;
 	return __real_hwloc_set_cpubind(machine, cpus, flags);
 }
 
@@ -72,7 +101,9 @@ static int machine_clear(void **state)
 	unsetenv("HWLOC_SYNTHETIC");
 	unreadable = false;
 	memset(&placed, 0, sizeof(placed));
-	cpubinds = 0;
+	cpubinds = refuse_binds = 0;
+	pinned_to[0] = '\0';
+	allowed = bound = NULL;
 	return 0;
 }
 
@@ -141,17 +172,31 @@ static void one_memory_node_needs_no_placing(void **state)
 static void unreadable_machine_places_nothing(void **state)
 {
 	static char arena[100];
+	struct topo_set told;
 	struct topo *t;
+	char text[100];
 
 	(void)state;
 	unreadable = true;
 	assert_int_equal(topo_new(&t), FTMEM_OK);
 	assert_int_equal(topo_place(t, arena, sizeof(arena)), FTMEM_OK);
+	told = topo_bound(t);
+	topo_note(t, &told);
+	assert_int_equal(topo_choose(t, "auto"), FTMEM_OK);
+	assert_int_equal(topo_choose(t, "1000"), FTMEM_OK);
 	topo_pin(t);
+	topo_describe(t, text, sizeof(text));
+	assert_string_equal(text, "of their creator (not pinned)");
 	assert_int_equal(placed.calls, 0);
 	assert_int_equal(cpubinds, 0);
 	assert_true(topo_cpus(t) >= 1);
 	assert_int_equal(topo_l2_bytes(t), 0);
+	assert_int_equal(topo_share(t), topo_cpus(t));
+	topo_note(t, &told);
+	topo_note(t, &told);
+	topo_note(t, &told);
+	assert_int_equal(topo_choose(t, "auto"), FTMEM_OK);
+	assert_int_equal(topo_share(t), topo_cpus(t) > 4 ? topo_cpus(t) / 4 : 1);
 	topo_free(t);
 }
 
@@ -227,6 +272,210 @@ static void memory_goes_to_the_node_of_the_cpus(void **state)
 	topo_free(t);
 }
 
+/* --- beside the trainer --- */
+
+static struct topo_set set_of(const char *list)
+{
+	hwloc_bitmap_t bits = hwloc_bitmap_alloc();
+	struct topo_set set = {{0}};
+
+	assert_int_equal(hwloc_bitmap_list_sscanf(bits, list), 0);
+	for (int cpu = hwloc_bitmap_first(bits); cpu >= 0; cpu = hwloc_bitmap_next(bits, cpu))
+		set.word[cpu / 64] |= UINT64_C(1) << cpu % 64;
+	hwloc_bitmap_free(bits);
+	return set;
+}
+
+/* Where threads go on that machine: of a rank that is bound to own (NULL: not bound), as
+ * are others, with cpus as option. The caller frees. */
+static struct topo *choose(const char *machine, const char *own, const char *const *others,
+                           const char *cpus)
+{
+	struct topo_set set;
+	struct topo *t;
+
+	setenv("HWLOC_SYNTHETIC", machine, 1);
+	bound = own;
+	assert_int_equal(topo_new(&t), FTMEM_OK);
+	set = topo_bound(t);
+	topo_note(t, &set);
+	for (; others && *others; others++) {
+		set = set_of(*others);
+		topo_note(t, &set);
+	}
+	assert_int_equal(topo_choose(t, cpus), FTMEM_OK);
+	cpubinds = 0;
+	pinned_to[0] = '\0';
+	topo_pin(t);
+	return t;
+}
+
+static void goes_to(const char *expected, const char *machine, const char *own,
+                    const char *const *others)
+{
+	topo_free(choose(machine, own, others, "auto"));
+	assert_string_equal(pinned_to, expected);
+}
+
+#define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
+/* CPUs of a core are neighbours: 0 and 1, 2 and 3, .. */
+#define TWO_SOCKETS "package:2 numa:1 core:4 pu:2"
+
+static void threads_go_beside_the_ranks_of_their_memory_node(void **state)
+{
+	(void)state;
+	goes_to("4-7", TWO_SOCKETS, "0-1", LIST("2-3", "8-9", "10-11"));
+	goes_to("12-15", TWO_SOCKETS, "8-9", LIST("0-1", "2-3", "10-11"));
+	goes_to("2-7", TWO_SOCKETS, "0-1", NULL);
+}
+
+static void half_a_core_is_not_free(void **state)
+{
+	(void)state;
+	goes_to("4-7", TWO_SOCKETS, "0", LIST("2"));
+}
+
+static void other_nodes_of_the_package_help_out(void **state)
+{
+	(void)state;
+	goes_to("4-7", "package:2 numa:2 core:4 pu:1", "0-1", LIST("2-3"));
+	goes_to("3-7", "package:2 numa:2 core:4 pu:1", "0", LIST("1", "2"));
+}
+
+/* Also not on the other package, whose memory is far. */
+static void without_free_cores_threads_share_those_of_the_rank(void **state)
+{
+	(void)state;
+	goes_to("1", TWO_SOCKETS, "0", LIST("2", "4", "6"));
+	goes_to("0-1", TWO_SOCKETS, "0-1", LIST("2-3", "4-5", "6-7"));
+	goes_to("0", "package:2 numa:1 core:2 pu:1", "0", LIST("1"));
+	goes_to("0-7", TWO_SOCKETS, "0-7", LIST("8-15"));
+}
+
+static void a_sibling_of_another_rank_is_not_taken(void **state)
+{
+	(void)state;
+	goes_to("0", TWO_SOCKETS, "0", LIST("1", "2", "4", "6"));
+}
+
+static void fewer_free_cpus_than_ranks_are_left_alone(void **state)
+{
+	(void)state;
+	goes_to("3", "package:1 numa:1 core:4 pu:1", "0-2", NULL);
+	goes_to("0", "package:1 numa:1 core:4 pu:1", "0", LIST("1", "2"));
+	goes_to("2-3", "package:1 numa:1 core:4 pu:1", "0", LIST("1"));
+	goes_to("2-3", "package:2 numa:1 core:4 pu:1", "0", LIST("1", "4", "5"));
+}
+
+static void a_rank_that_is_not_bound_keeps_all_its_cpus(void **state)
+{
+	struct topo_set none;
+	struct topo *t;
+
+	(void)state;
+	goes_to("0-15", TWO_SOCKETS, NULL, LIST("2-3"));
+	t = choose(TWO_SOCKETS, NULL, NULL, "auto");
+	none = topo_bound(t);
+	topo_free(t);
+	assert_memory_equal(&none, &(struct topo_set){{0}}, sizeof(none));
+	/* That the control group gives it no more is not the launcher's binding. */
+	allowed = "4-7";
+	goes_to("4-7", TWO_SOCKETS, "4-7", NULL);
+}
+
+static void cpus_of_others_control_groups_are_left_alone(void **state)
+{
+	(void)state;
+	allowed = "0-5";
+	goes_to("2-5", TWO_SOCKETS, "0-1", NULL);
+	allowed = "0-1,6,8-15";
+	goes_to("0", TWO_SOCKETS, "0", LIST("1,6"));
+}
+
+static void listed_cpus_are_taken_if_they_may_be_used(void **state)
+{
+	char text[100];
+	struct topo *t = choose(TWO_SOCKETS, "0-1", LIST("2-3"), "3,14-20");
+
+	(void)state;
+	assert_string_equal(pinned_to, "3,14-15");
+	topo_describe(t, text, sizeof(text));
+	assert_string_equal(text, "3,14-15 (as progress_cpus says)");
+	assert_int_equal(topo_choose(t, "16-20"), FTMEM_EINVAL);
+	assert_non_null(strstr(error_msg(), "FTMEM_PROGRESS_CPUS"));
+	assert_non_null(strstr(error_msg(), "\"16-20\""));
+	assert_non_null(strstr(error_msg(), "only 0-15"));
+	topo_free(t);
+}
+
+static void none_pins_nothing(void **state)
+{
+	struct topo *t = choose(TWO_SOCKETS, "0-1", NULL, "none");
+
+	(void)state;
+	assert_int_equal(cpubinds, 0);
+	topo_free(t);
+}
+
+static void refused_cpus_leave_threads_with_the_process(void **state)
+{
+	struct topo *t = choose(TWO_SOCKETS, "0-1", NULL, "auto");
+
+	(void)state;
+	cpubinds = 0;
+	refuse_binds = 1;
+	topo_pin(t);
+	assert_int_equal(cpubinds, 2);
+	assert_string_equal(pinned_to, "0-1");
+	topo_free(t);
+}
+
+static void share_is(uint32_t expected, const char *machine, const char *own,
+                     const char *const *others, const char *cpus)
+{
+	struct topo *t = choose(machine, own, others, cpus);
+
+	assert_int_equal(topo_share(t), expected);
+	topo_free(t);
+}
+
+static void ranks_whose_threads_run_on_the_same_cpus_share_them(void **state)
+{
+	(void)state;
+	/* Free cores: with those near to them. */
+	share_is(2, TWO_SOCKETS, "0-1", LIST("2-3", "8-9", "10-11"), "auto");
+	share_is(6, TWO_SOCKETS, "0-1", LIST("8-9", "10-11"), "auto");
+	/* With the trainer, and other trainers there. */
+	share_is(2, TWO_SOCKETS, "0-1", LIST("2-3", "4-5", "6-7"), "auto");
+	share_is(2, TWO_SOCKETS, "0-7", LIST("0-7", "0-7", "8-15", "8-15"), "auto");
+	share_is(1, TWO_SOCKETS, "0", LIST("2", "4", "6"), "auto");
+	share_is(2, TWO_SOCKETS, "0-7", LIST("0-7", "0-7"), "none");
+	/* Not bound, or listed: with all of the machine. */
+	share_is(16, TWO_SOCKETS, NULL, NULL, "auto");
+	share_is(5, TWO_SOCKETS, NULL, LIST("", ""), "auto");
+	share_is(5, TWO_SOCKETS, NULL, LIST("", ""), "none");
+	share_is(3, TWO_SOCKETS, "0-7", LIST("8-15"), "2-7");
+}
+
+static void a_rank_has_at_least_one_cpu(void **state)
+{
+	struct topo *t;
+
+	(void)state;
+	share_is(1, "package:1 numa:1 core:2 pu:1", NULL, LIST("", "", "", ""), "auto");
+	share_is(1, TWO_SOCKETS, "0-1", LIST("0-1", "0-1", "2-7"), "auto");
+	assert_int_equal(topo_new(&t), FTMEM_OK);
+	assert_true(topo_share(t) >= 1);
+	topo_free(t);
+}
+
+/* What other ranks say is only looked at where this machine has CPUs. */
+static void cpus_that_do_not_exist_are_noted_for_nothing(void **state)
+{
+	(void)state;
+	goes_to("4-7", TWO_SOCKETS, "0-1", LIST("2-3", "16-1023"));
+}
+
 static void no_memory_is_said(void **state)
 {
 	struct topo *t = NULL;
@@ -250,6 +499,20 @@ int main(void)
 		TEST(one_memory_node_needs_no_placing),
 		TEST(unreadable_machine_places_nothing),
 		TEST(threads_get_the_cpus_of_the_process_not_of_their_creator),
+		TEST(threads_go_beside_the_ranks_of_their_memory_node),
+		TEST(half_a_core_is_not_free),
+		TEST(other_nodes_of_the_package_help_out),
+		TEST(without_free_cores_threads_share_those_of_the_rank),
+		TEST(a_sibling_of_another_rank_is_not_taken),
+		TEST(fewer_free_cpus_than_ranks_are_left_alone),
+		TEST(a_rank_that_is_not_bound_keeps_all_its_cpus),
+		TEST(cpus_of_others_control_groups_are_left_alone),
+		TEST(listed_cpus_are_taken_if_they_may_be_used),
+		TEST(none_pins_nothing),
+		TEST(refused_cpus_leave_threads_with_the_process),
+		TEST(ranks_whose_threads_run_on_the_same_cpus_share_them),
+		TEST(a_rank_has_at_least_one_cpu),
+		TEST(cpus_that_do_not_exist_are_noted_for_nothing),
 		TEST(no_memory_is_said),
 	};
 

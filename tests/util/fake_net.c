@@ -27,11 +27,8 @@ struct op {
 	bool flip;
 };
 
-enum kind { KIND_REDUCE, KIND_GATHER };
-
 /* The n-th collective call of each rank. */
 struct round {
-	enum kind kind;
 	enum net_reduce op;
 	uint64_t bytes;           /* of one rank */
 	uint32_t joined, told;    /* bits of ranks */
@@ -323,10 +320,6 @@ static void write_round(struct fake_net *f, struct round *r)
 		for (uint32_t j = 0; j < f->ranks; j++) {
 			uint64_t a, b;
 
-			if (r->kind == KIND_GATHER) {
-				memcpy(r->out[i] + j * r->bytes, r->in[j], r->bytes);
-				continue;
-			}
 			for (uint64_t at = 0; at < r->bytes; at += sizeof(a)) {
 				memcpy(&a, r->out[i] + at, sizeof(a));
 				memcpy(&b, r->in[j] + at, sizeof(b));
@@ -339,7 +332,7 @@ static void write_round(struct fake_net *f, struct round *r)
 }
 
 /* The last to join writes all results, also those nobody waits for any more. */
-static int join(struct net *net, enum kind kind, enum net_reduce op, const void *in, uint64_t bytes,
+static int join(struct net *net, enum net_reduce op, const void *in, uint64_t bytes,
                 void *out, struct net_req *req)
 {
 	struct endpoint *e = (struct endpoint *)net;
@@ -353,8 +346,8 @@ static int join(struct net *net, enum kind kind, enum net_reduce op, const void 
 	if (req->active || e->rounds + 1 == ROUNDS)
 		abort();
 	if (r->joined == 0)
-		*r = (struct round){.kind = kind, .op = op, .bytes = bytes};
-	r->clash = r->clash || r->kind != kind || r->op != op || r->bytes != bytes;
+		*r = (struct round){.op = op, .bytes = bytes};
+	r->clash = r->clash || r->op != op || r->bytes != bytes;
 	r->in[me] = get(bytes + 1);
 	memcpy(r->in[me], in, bytes);
 	r->out[me] = out;
@@ -370,19 +363,7 @@ static int fake_allreduce(struct net *net, uint64_t *words, uint32_t count, enum
 	int rc;
 
 	pthread_mutex_lock(&f->lock);
-	rc = join(net, KIND_REDUCE, op, words, sizeof(*words) * count, words, req);
-	pthread_mutex_unlock(&f->lock);
-	return rc;
-}
-
-static int fake_allgather(struct net *net, const void *in, size_t bytes, void *out,
-                          struct net_req *req)
-{
-	struct fake_net *f = world_of(net);
-	int rc;
-
-	pthread_mutex_lock(&f->lock);
-	rc = join(net, KIND_GATHER, NET_MIN, in, bytes, out, req);
+	rc = join(net, op, words, sizeof(*words) * count, words, req);
 	pthread_mutex_unlock(&f->lock);
 	return rc;
 }
@@ -439,7 +420,6 @@ static const struct net_ops fake_ops = {
 	.send = fake_send,
 	.recv = fake_recv,
 	.allreduce = fake_allreduce,
-	.allgather = fake_allgather,
 	.test = fake_test,
 	.cancel = fake_cancel,
 	.free = fake_free,

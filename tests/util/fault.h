@@ -21,7 +21,7 @@
  * While ftmem_restore() runs some points have names of their own, in brackets:
  *
  *   begin-fill [refill]           before a slot is marked as being filled
- *   copy [recopy]                 before the checksum of a block that is copied is taken
+ *   copy [recopy]                 before a block is copied
  *   tell, exchange, trailer       before a message of the exchange is sent
  *     [retell, reexchange, retrailer]
  *   encode [reencode]             before a parity block is computed
@@ -30,13 +30,15 @@
  *   before-commit [before-recommit], after-commit [recommit]
  *   clear [reclear]               before a slot is marked empty
  *   attach, create, touch         before an arena is attached, created, touched
- *   [verify]                      before a slot's blocks are verified
+ *   [verify]                      before a slot's blocks are verified, not in place
  *   rebuild                       before a row of blocks is decoded
  *   rebuilt                       before a rebuilt block is checked
  *   rebuild-send                  before a block or checksums of a rebuild are sent
  *   match [plan]                  before records go to the owners of names, or back
  *   move                          before it is looked up what goes into which region
- *   fill                          when parts at hand are in the regions, others are not
+ *   fill                          before a block of the own slot is written into regions,
+ *                                 in place; else when parts at hand are in the regions,
+ *                                 others are not
  *   move-send                     before a part is sent to another rank
  *   retire                        before arenas of older epochs are given up
  *   respawn                       before an arena is handed to a new ftmem-smp

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "copy_read.h"
+#include "copy_write.h"
 #include "ec/codec.h"
 #include "fault.h"
 #include "memory.h"
@@ -71,7 +73,18 @@ uint64_t __wrap_slot_verify(const struct slot *s,
 
 /* --- copy, exchange, encode, vote --- */
 
-/* Others take checksums too: what copies has threads of a name. */
+void __real_copy_read_block(const struct copy_job *job, uint32_t index);
+void __wrap_copy_read_block(const struct copy_job *job, uint32_t index);
+void __wrap_copy_read_block(const struct copy_job *job, uint32_t index)
+{
+	enum fault_what todo = fault_pass(POINT_COPY);
+
+	__real_copy_read_block(job, index);
+	if (todo == DO_FLIP)
+		job->data[job->plan->block[index].offset] ^= 1;
+}
+
+/* They check what they write into regions meanwhile; threads have names. */
 static bool on_copy_thread(void)
 {
 	static _Thread_local int answer = -1;
@@ -88,17 +101,9 @@ uint32_t __real_checksum(const void *data, size_t bytes);
 uint32_t __wrap_checksum(const void *data, size_t bytes);
 uint32_t __wrap_checksum(const void *data, size_t bytes)
 {
-	enum fault_what todo = DO_NOTHING;
-	uint32_t sum;
-
-	if (on_copy_thread())
-		todo = fault_pass(POINT_COPY);
-	else if (rebuilding)
+	if (rebuilding && !on_copy_thread())
 		fault_pass(POINT_REBUILT);
-	sum = __real_checksum(data, bytes);
-	if (todo == DO_FLIP)
-		*(uint8_t *)(uintptr_t)data ^= 1;
-	return sum;
+	return __real_checksum(data, bytes);
 }
 
 static enum fault_point point_of_tag(uint32_t tag)
@@ -273,6 +278,14 @@ int __wrap_transfer_run(const struct transfer_config *config, const struct trans
 {
 	fault_pass(POINT_FILL);
 	return __real_transfer_run(config, out, outs, in, ins);
+}
+
+bool __real_copy_fill_block(const struct copy_fill *fill, uint32_t index);
+bool __wrap_copy_fill_block(const struct copy_fill *fill, uint32_t index);
+bool __wrap_copy_fill_block(const struct copy_fill *fill, uint32_t index)
+{
+	fault_pass(POINT_FILL);
+	return __real_copy_fill_block(fill, index);
 }
 
 int __real_session_restore(struct ftmem *ft, uint64_t *version);

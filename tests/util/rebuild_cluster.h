@@ -37,6 +37,8 @@ struct cluster {
 	bool lost[TEST_JOB_RANKS];
 	uint32_t agent[TEST_JOB_RANKS];
 	bool parity, fails;               /* meant to fail: then none waits for the others */
+	bool one_pass;                    /* with these, by agent */
+	struct rebuild_pass pass[TEST_JOB_RANKS];
 	uint32_t window, timeout_ms;
 	struct rebuild_bad bad[BADS];     /* of the rail rail_id */
 	uint32_t bads, rail_id;
@@ -149,7 +151,7 @@ static inline int rebuild_here(struct agent *a)
 	for (uint32_t id = 0; id < map_rail_count(c->job.map); id++) {
 		rail[count] = rail_of(c, id);
 		if (!members_of(c, &rail[count], a->rank, member[count]) ||
-		    !anything_missing(c, &rail[count]))
+		    !(c->one_pass || anything_missing(c, &rail[count])))
 			continue;
 		config[count] = (struct rebuild_config){
 			.net = fake_net_of(c->net, a->rank),
@@ -157,6 +159,7 @@ static inline int rebuild_here(struct agent *a)
 			.member = member[count],
 			.bad = c->bad,
 			.bad_count = c->rail_id == id ? c->bads : 0,
+			.pass = c->one_pass ? &c->pass[a->rank] : NULL,
 			.parity = c->parity,
 			.window = c->window,
 			.timeout_ms = c->timeout_ms,

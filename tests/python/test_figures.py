@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""What bench/table.py and bench/plot.py make of results, and that the stored ones are good.
+
+usage: test_figures.py FOLDER [CLASS...]    FOLDER: the source tree's bench/
+
+Exit status: 77 if all tests of these classes were skipped, as Drawing is without matplotlib.
+"""
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+BENCH = pathlib.Path(sys.argv.pop(1)).resolve()
+sys.path.insert(0, str(BENCH))
+sys.dont_write_bytecode = True
+import runs  # noqa: E402
+import table  # noqa: E402
+import plot  # noqa: E402
+
+MIB = 1 << 20
+LARGEST = 60 << 10  # of a figure
+PHASES = {"open": 40, "seal": 90, "commit": 5, "recovery": 120}
+TABLE_ROW = 64  # bytes of a rank in the table of ranks
+SIZES = [2 ** i for i in (3, 5, 7, 9, 10, 12, 14)]
+
+
+def series(median):
+    return {"min": 0.9 * median, "median": median, "max": 1.2 * median}
+
+
+def bench_run(ranks=4, parity=2, size=256 * MIB, hosts=1, seconds=0.2):
+    lost = [str(i) for i in range(1, parity + 1)]
+    return {
+        "ranks": ranks, "nodes": ranks, "hosts": hosts, "ranks_on_host": ranks,
+        "cpus_on_host": 2, "bytes": size, "repeat": 7, "parity": parity, "load_before": 0.1,
+        "block_bytes": 131072, "window": 2, "copy_threads": 1,
+        "call_us": series(10), "copy_s": series(seconds / 3), "protect_s": series(seconds),
+        "restore_s": series(seconds / 2), "seal_s": {"first": series(seconds)},
+        "rebuild_s": {i: series(seconds * int(i) * 2) for i in lost},
+        "limits": {"memcpy_GBps": 12.5, "checksum_GBps": 150, "verify_GBps": 40,
+                   "mpi_GBps": 14, "encode_GBps": 100},
+        "floor_s": {"all": seconds / 2}, "of_floor": 0.5,
+        "restore_floor_s": {"all": seconds / 8}, "of_restore_floor": 0.25,
+        "rebuild_floor_s": {i: {"all": seconds} for i in lost},
+        "of_rebuild_floor": {i: 0.5 / int(i) for i in lost},
+        "verified_bytes": 3 * MIB, "verified": True,
+    }
+
+
+def simulation():
+    growth = [{"nodes": nodes, "ranks": 8 * nodes, "phase": phase,
+               "messages": each * math.log2(8 * nodes), "steps": 1000 * each,
+               "bytes": each * math.log2(8 * nodes) + TABLE_ROW * 8 * nodes,
+               "table_bytes": TABLE_ROW * 8 * nodes}
+              for phase, each in PHASES.items() for nodes in SIZES]
+    return {"growth": growth}
+
+
+def all_results():
+    out = {f"table-{how}-m{m}": bench_run(parity=m, hosts=hosts)
+           for m in (1, 2) for how, hosts in (("shm", 1), ("tcp", 4))}
+    out |= {f"size-m{m}-{size}M": bench_run(parity=m, size=size * MIB, seconds=size / 1000)
+            for m in (1, 2) for size in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)}
+    out |= {f"nodes-n{n}-m{m}": bench_run(ranks=n, parity=m)
+            for m in (1, 2, 3) for n in range(m + 1, 9)}
+    out |= {f"ranks-{n}": bench_run(ranks=n, parity=1) for n in (4, 8, 16, 32, 64)}
+    return out | {"growth": simulation()}
+
+
+class WithFolder(unittest.TestCase):
+    def setUp(self):
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        self.folder = pathlib.Path(holder.name)
+
+    def store(self, results):
+        for name, run in results.items():
+            (self.folder / f"{name}.json").write_text(json.dumps(run))
+        return runs.read_all(self.folder)
+
+
+class Reading(WithFolder):
+    def test_results_know_their_set(self):
+        found = self.store(all_results())
+        self.assertEqual({run["set"] for run in found},
+                         {"table", "size", "nodes", "ranks", "growth"})
+        self.assertEqual(len(runs.of_set(found, "size")), 20)
+
+    def test_what_is_no_result_is_refused(self):
+        (self.folder / "size-1.json").write_text("{")
+        with self.assertRaisesRegex(runs.Failure, "size-1.json: cannot be read"):
+            runs.read_all(self.folder)
+        with self.assertRaisesRegex(runs.Failure, "size-1.json: neither"):
+            self.store({"size-1": {"ranks": 4}})
+        with self.assertRaisesRegex(runs.Failure, "no such folder"):
+            runs.read_all(self.folder / "none")
+
+    def test_a_run_with_a_wrong_byte_is_refused(self):
+        with self.assertRaisesRegex(runs.Failure, "not every byte was right"):
+            self.store({"size-1": bench_run() | {"verified": False}})
+
+    def test_what_is_stored_can_be_shown(self):
+        if not list((BENCH / "results").glob("*.json")):
+            self.skipTest("bench/results is empty: bench/measure.sh all fills it")
+        found = runs.read_all(BENCH / "results")
+        self.assertIn("protect", table.table(runs.of_set(found, "table")))
+        self.assertEqual(plot.wanted(found, plot.FIGURE_OF)[1], {})
+
+
+class Times(unittest.TestCase):
+    def test_each_has_the_floor_of_its_run(self):
+        run = bench_run(seconds=1)
+        self.assertEqual(runs.time_of(run, "protect_s"), runs.Time(1, 0.9, 1.2, 0.5, 0.5))
+        self.assertEqual(runs.time_of(run, "rebuild_s", 2).reached, 0.25)
+        self.assertEqual(runs.time_of(run, "restore_s").floor, 0.125)
+        self.assertIsNone(runs.time_of(run, "call_us").floor)
+
+    def test_what_was_not_measured_is_none(self):
+        run = bench_run() | {"rebuild_s": {}, "protect_s": dict.fromkeys(("min", "median"))}
+        self.assertIsNone(runs.time_of(run, "rebuild_s", 1))
+        self.assertIsNone(runs.time_of(run, "protect_s"))
+        self.assertIsNone(runs.time_of({}, "restore_s"))
+
+    def test_a_line_ascends(self):
+        points = runs.line([bench_run(size=size) for size in (4, 1, 2)], "bytes", "protect_s")
+        self.assertEqual([point.x for point in points], [1, 2, 4])
+
+    def test_a_line_does_not_mix_two_runs(self):
+        with self.assertRaisesRegex(runs.Failure, "two runs with bytes = 4.*: a, b"):
+            runs.line([bench_run(size=4) | {"name": name} for name in "ab"], "bytes", "protect_s")
+
+    def test_runs_of_one_figure_have_the_same_size(self):
+        with self.assertRaisesRegex(runs.Failure, "bytes differs.*a: 1, b: 2"):
+            runs.setting([bench_run(size=1) | {"name": "a"}, bench_run(size=2) | {"name": "b"}],
+                         "bytes")
+
+    def test_growth_tells_the_table_of_ranks_apart(self):
+        points = runs.grown(simulation(), "seal", "bytes")
+        self.assertEqual([ranks for ranks, _, _ in points], [8 * nodes for nodes in SIZES])
+        for ranks, value, less in points:
+            self.assertAlmostEqual(less, PHASES["seal"] * math.log2(ranks))
+            self.assertAlmostEqual(value, less + TABLE_ROW * ranks)
+        self.assertEqual(runs.grown(simulation(), "seal", "steps")[0], (64, 90000, None))
+        self.assertEqual(runs.grown(simulation(), "seal", "memory"), [])
+
+
+class Table(unittest.TestCase):
+    def test_has_a_column_for_each_transport_and_the_floor_beside_each_time(self):
+        found = [run | {"name": name} for name, run in all_results().items() if "table" in name]
+        lines = table.table(found).splitlines()
+        self.assertEqual(lines[2].replace(" ", ""), "||sharedmemory|TCPbetweenhosts|")
+        row = next(line for line in lines if "rebuild 2 lost" in line)
+        self.assertEqual(row.count("0.800 (0.720 to 0.960), 25%"), 2)
+        row = next(line for line in lines if "snapshot call, `m` = 2" in line)
+        self.assertEqual(row.count("10 (9 to 12) "), 2)
+        row = next(line for line in lines if "of the floor" in line)
+        self.assertEqual(row.count("25% to 50%"), 2)
+        self.assertFalse([line for line in lines if "busy" in line])
+
+    def test_leaves_out_what_was_not_measured(self):
+        text = table.table([bench_run(parity=1) | {"name": "a", "load_before": 3}])
+        self.assertNotIn("TCP", text)
+        self.assertNotIn("`m` = 2", text)
+        self.assertIn("The machine was busy before (load 3.0)", text)
+
+    def test_does_not_choose_between_two_runs(self):
+        with self.assertRaisesRegex(runs.Failure, "m = 1: measured twice: a, b"):
+            table.table([bench_run(parity=1) | {"name": name} for name in "ab"])
+        with self.assertRaisesRegex(runs.Failure, "no results of the set table"):
+            table.table([])
+
+
+class WithPlots(WithFolder):
+    def plot(self, python, *options, **environment):
+        done = subprocess.run(
+            [python, BENCH / "plot.py", "--results", self.folder, *options], text=True,
+            env=environment or None, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+
+class Figures(WithPlots):
+    def test_those_without_results_are_named(self):
+        found = self.store({"size-m1-1M": bench_run()})
+        draw, lack = plot.wanted(found, plot.FIGURE_OF)
+        self.assertEqual(draw, ["protect-size", "restore-size"])
+        self.assertEqual(lack["of-floor"], ["nodes"])
+        self.assertEqual(self.plot(sys.executable, "growth-ranks")[0], 1)
+
+    def test_without_matplotlib_it_says_how_to_install_it(self):
+        self.store({"size-m1-1M": bench_run()})
+        broken = self.folder / "without" / "matplotlib.py"
+        broken.parent.mkdir()
+        broken.write_text("raise ModuleNotFoundError('none', name='matplotlib')\n")
+        status, text = self.plot(sys.executable, PYTHONPATH=str(broken.parent),
+                                 PYTHONDONTWRITEBYTECODE="1")
+        self.assertEqual(status, 2, text)
+        self.assertIn("apt-get install python3-matplotlib", text)
+
+
+class Drawing(WithPlots):
+    def test_figures_are_small_and_the_same_every_time(self):
+        python = drawing_python()
+        if not python:
+            self.skipTest("no matplotlib: figures are NOT drawn")
+        self.store(all_results())
+        for folder in ("one", "two"):
+            status, text = self.plot(python, "--out", self.folder / folder)
+            self.assertEqual(status, 0, text)
+        names = {path.stem for path in (self.folder / "one").iterdir()}
+        self.assertEqual(names, set(plot.FIGURE_OF))
+        for name in names:
+            one, two = ((self.folder / folder / f"{name}.svg").read_bytes()
+                        for folder in ("one", "two"))
+            self.assertEqual(one, two, f"{name} differs from one time to the next")
+            self.assertLess(len(one), LARGEST, name)
+
+
+def drawing_python():
+    """An interpreter that has matplotlib; None: there is none."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        if subprocess.run([python, "-c", "import matplotlib"], stdin=subprocess.DEVNULL,
+                          capture_output=True, check=False).returncode == 0:
+            return python
+    return None
+
+
+if __name__ == "__main__":
+    outcome = unittest.main(verbosity=2, exit=False).result
+    if not outcome.wasSuccessful():
+        sys.exit(1)
+    sys.exit(77 if len(outcome.skipped) == outcome.testsRun else 0)
