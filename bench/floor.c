@@ -39,7 +39,8 @@ struct floor_time floor_protect(const struct floor_case *c, const struct limits 
 	double d = (double)c->bytes / 1e9, m = c->m;
 	struct work w = {
 		.copied = d,
-		.checked = d * (1 + m + m / c->k),
+		/* The checksum of the first parity row follows from those of the data. */
+		.checked = d * (1 + m + (m > 0 ? m - 1 : 0) / c->k),
 		.sent = d * m,
 		.coded = d * m,
 	};

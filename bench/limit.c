@@ -12,6 +12,7 @@
 #include "ec/codec.h"
 #include "error.h"
 #include "series.h"
+#include "stream.h"
 
 #define ROUNDS 5
 #define ROUND_NS UINT64_C(100000000)
@@ -44,7 +45,7 @@ static uint64_t do_copy(struct load *l)
 {
 	uint64_t at, len = next_block(l, &at);
 
-	memcpy(l->area + at, l->state->data + at, len);
+	stream_copy(l->area + at, l->state->data + at, len);
 	return len;
 }
 

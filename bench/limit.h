@@ -16,7 +16,7 @@ struct limit {
 };
 
 struct limits {
-	struct limit copy;     /* memcpy from the state to other memory, out of cache */
+	struct limit copy;     /* as snapshots copy, to memory out of cache */
 	struct limit encode;   /* source bytes read for one parity block, in cache */
 	struct limit checksum; /* in cache */
 	struct limit verify;   /* checksum of the state, out of cache */

@@ -119,7 +119,7 @@ def floors_follow_from_limits(args):
     k, lost = n - m, 2
     live = (n - lost) / n
     bytes_of = {
-        "floor": {"memcpy": 1, "checksum": 1 + m + m / k, "verify": 0, "mpi": m, "encode": m},
+        "floor": {"memcpy": 1, "checksum": 1 + m + (m - 1) / k, "verify": 0, "mpi": m, "encode": m},
         "restore_floor": {"memcpy": 1, "checksum": 1, "verify": m / k, "mpi": 0, "encode": 0},
         "rebuild_floor": {"memcpy": 1, "checksum": live + (k - 1 + 2 * lost) / k,
                           "verify": live * m / k, "mpi": (k - 1 + lost) / k, "encode": lost},

@@ -101,6 +101,27 @@ static void takes_more_than_four_gib(void **state)
 	munmap(data, bytes);
 }
 
+static void of_a_sum_follows_from_those_of_its_terms(void **state)
+{
+	static uint8_t block[5][1000], sum[1000], zeros[1000];
+	uint32_t sums[5];
+
+	(void)state;
+	for (uint32_t count = 1; count <= 5; count++)
+		for (size_t len = 0; len <= sizeof(sum); len += 1 + len / 3) {
+			memset(sum, 0, sizeof(sum));
+			for (uint32_t i = 0; i < count; i++)
+				for (size_t j = 0; j < len; j++) {
+					block[i][j] = (uint8_t)(j * j + 31 * i + len + count);
+					sum[j] ^= block[i][j];
+				}
+			for (uint32_t i = 0; i < count; i++)
+				sums[i] = checksum(block[i], len);
+			assert_int_equal(checksum_of_xor(sums, count, checksum(zeros, len)),
+			                 checksum(sum, len));
+		}
+}
+
 /* http://www.isthe.com/chongo/tech/comp/fnv: test vectors of FNV-1a, 64 bits. */
 static void digests_as_fnv_1a_does(void **state)
 {
@@ -121,6 +142,7 @@ int main(void)
 		cmocka_unit_test(continues_across_any_cut),
 		cmocka_unit_test(sees_every_flipped_bit),
 		cmocka_unit_test(takes_more_than_four_gib),
+		cmocka_unit_test(of_a_sum_follows_from_those_of_its_terms),
 		cmocka_unit_test(digests_as_fnv_1a_does),
 	};
 

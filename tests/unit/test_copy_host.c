@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Links with --wrap of checksum (a thread that comes to the gate there has a block or a
- * check in its hands), pthread_cond_timedwait (time that passes when the test says so)
+ * Links with --wrap of copy_read_block and checksum (a thread that comes to the gate there
+ * has a block or a check in its hands), pthread_cond_timedwait (time that passes when the test says so)
  * and pthread_create (threads that do not start).
  */
 #include <errno.h>
@@ -17,8 +17,11 @@
 
 #include "alloc_fail.h"
 #include "copy_bench.h"
+#include "copy_read.h"
 #include "error.h"
 
+void __real_copy_read_block(const struct copy_job *job, uint32_t index);
+void __wrap_copy_read_block(const struct copy_job *job, uint32_t index);
 uint32_t __real_checksum(const void *data, size_t bytes);
 uint32_t __wrap_checksum(const void *data, size_t bytes);
 int __real_pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *lock,
@@ -32,6 +35,13 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
 
 /* If set, only who comes with these bytes stops at the gate. */
 static const void *_Atomic gate_for;
+
+void __wrap_copy_read_block(const struct copy_job *job, uint32_t index)
+{
+	__real_copy_read_block(job, index);
+	if (!atomic_load(&gate_for))
+		gate_pass();
+}
 
 uint32_t __wrap_checksum(const void *data, size_t bytes)
 {
@@ -126,6 +136,28 @@ static void a_landed_block_is_complete(void **state)
 			assert_block_is_right(&b, i);
 		}
 		assert_int_equal(bench_fence(&b), 0);
+	}
+	bench_deinit(&b);
+}
+
+static void count_start(void *arg)
+{
+	atomic_fetch_add((_Atomic unsigned *)arg, 1);
+}
+
+static void a_job_says_once_that_it_has_started(void **state)
+{
+	_Atomic unsigned starts = 0;
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 4, 23);
+	b.job.started = count_start;
+	b.job.started_arg = (void *)&starts;
+	for (unsigned round = 1; round <= 20; round++) {
+		bench_begin(&b);
+		assert_int_equal(bench_fence(&b), 0);
+		assert_int_equal(atomic_load(&starts), round);
 	}
 	bench_deinit(&b);
 }
@@ -564,6 +596,7 @@ int main(void)
 		TEST(copies_everything_with_any_number_of_threads),
 		TEST(regions_may_be_written_after_the_fence),
 		TEST(a_landed_block_is_complete),
+		TEST(a_job_says_once_that_it_has_started),
 		TEST(blocks_are_taken_in_the_order_of_the_plan),
 		TEST(all_threads_take_part),
 		TEST(one_job_at_a_time),
