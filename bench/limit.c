@@ -63,10 +63,21 @@ static uint64_t do_verify(struct load *l)
 	return len;
 }
 
+/* The next whole block of memory that is out of cache. */
+static uint8_t *cold_block(struct load *l)
+{
+	uint64_t count = l->area_bytes / l->block;
+
+	return count ? l->area + l->turn++ % count * l->block
+	             : l->blocks + (size_t)l->k * l->block;
+}
+
+/* Parity is written to where it stays. */
 static uint64_t do_encode(struct load *l)
 {
-	codec_encode(l->codec, (uint32_t)(l->turn++ % l->m), l->block, l->src,
-	             l->blocks + (size_t)l->k * l->block);
+	uint8_t *to = cold_block(l);
+
+	codec_encode(l->codec, (uint32_t)(l->turn % l->m), l->block, l->src, to);
 	return (uint64_t)l->k * l->block;
 }
 
@@ -76,12 +87,12 @@ static void post(struct load *l, MPI_Request *request, int slot)
 	const struct world *w = l->world;
 	int to = (int)((w->rank + w->shift) % w->size);
 	int from = (int)((w->rank + w->size - w->shift) % w->size);
-	uint8_t *block = l->blocks + (size_t)slot * l->block;
-
 	if (slot < IN_FLIGHT)
-		MPI_Irecv(block, (int)l->block, MPI_BYTE, from, 0, MPI_COMM_WORLD, request);
+		MPI_Irecv(l->blocks + (size_t)slot * l->block, (int)l->block, MPI_BYTE, from, 0,
+		          MPI_COMM_WORLD, request);
 	else
-		MPI_Isend(block, (int)l->block, MPI_BYTE, to, 0, MPI_COMM_WORLD, request);
+		MPI_Isend(cold_block(l), (int)l->block, MPI_BYTE, to, 0, MPI_COMM_WORLD,
+		          request);
 }
 
 /* Sends count messages and receives as many. yielding: leaves the processor to

@@ -17,10 +17,12 @@ struct limit {
 
 struct limits {
 	struct limit copy;     /* as snapshots copy, to memory out of cache */
-	struct limit encode;   /* source bytes read for one parity block, in cache */
+	struct limit encode;   /* source bytes read in cache for one parity block out
+	                          of it */
 	struct limit checksum; /* in cache */
 	struct limit verify;   /* checksum of the state, out of cache */
-	struct limit mpi;      /* sent to the next node, while receiving as much */
+	struct limit mpi;      /* sent from out of cache to the next node, while
+	                          receiving as much into it */
 };
 
 /* Collective. k data and m parity members; m 0: no parity. ENOMEM. */

@@ -18,24 +18,28 @@ of them what docs/performance.md shows. Every byte of every restore is compared.
   sweep     protect, restore and rebuild against the size of the state and against the
             number of nodes and how many may be lost; draws figures
   growth    4 to 64 ranks with small state, and the simulator of thousands of nodes;
-            draws figures
+            draws figures, and prints what the model (bench/model.py) says of clusters
   all       all of these
   draw      measures nothing: draws the figures again
 
   --build FOLDER    where the programs are (build/release, which is brought up to date);
-                    without any there they are built there
+                    without any there they are built there. The simulator of growth is
+                    built in build/dev, whatever is said here
   --results FOLDER  where the JSON files go (bench/results)
   --figures FOLDER  where the figures go (docs/figures)
   --repeat N        repetitions of each measurement (7)
   --no-tcp          over shared memory alone
   --no-draw         no figures; without this matplotlib is needed, and installed with
                     apt-get if it is missing
-  --quick           small states and few repetitions: shows that all works, no more
+  --quick           small states and few repetitions: shows that all works, no more.
+                    Results and figures go to a new temporary folder, unless folders for
+                    them are given
   -h, --help        print this
 
 The library's environment variables that tune it (FTMEM_BLOCK_BYTES, FTMEM_WINDOW, ...)
 are passed on. What does not fit into memory is left out, with a message. A run that fails
-leaves the results of the one before as they are.
+leaves the results of the one before as they are. Where table comes to its end, results
+table-*.json that it did not measure are removed.
 
 Exit status: 0 all measured; 1 something failed; 2 bad arguments or missing packages.
 END
@@ -55,8 +59,7 @@ say()
 # shellcheck source=scripts/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/setup.sh"
 
-build=$ftmem_root/build/release results=$ftmem_root/bench/results
-figures=$ftmem_root/docs/figures repeat=7 tcp=yes draw=yes quick="" what=""
+build=$ftmem_root/build/release results="" figures="" repeat=7 tcp=yes draw=yes quick="" what=""
 while (($#)); do
 	case $1 in
 	--build | --results | --figures | --repeat)
@@ -86,6 +89,18 @@ sweep | growth | all) ;;
 draw) draw=yes ;;
 table) draw="" ;;
 esac
+# What --quick measures is not worth keeping: it must not replace what is.
+if [ -n "$quick" ]; then
+	if [ -z "$results" ] && [ "$what" != draw ]; then
+		results=$(mktemp -d "${TMPDIR:-/tmp}/ftmeasure-results.XXXXXX")
+		say "the results go to $results"
+	fi
+	if [ -z "$figures" ] && [ -n "$draw" ]; then
+		figures=$(mktemp -d "${TMPDIR:-/tmp}/ftmeasure-figures.XXXXXX")
+		say "the figures go to $figures"
+	fi
+fi
+results=${results:-$ftmem_root/bench/results} figures=${figures:-$ftmem_root/docs/figures}
 
 # In MiB; of the table, of the sweep over nodes and of many ranks.
 table_size=256 nodes_size=64 ranks_size=4
@@ -112,14 +127,24 @@ if [ -n "$draw" ] && ! find_python; then
 	find_python || true
 fi
 
+need_writable() # FOLDER HINT
+{
+	{ mkdir -p "$1" && [ -w "$1" ]; } 2>/dev/null || die "$1 cannot be written: $2"
+}
+
 # The usual folder is brought up to date; another one is taken as it is.
 compile()
 {
 	local log=$work/log
 
+	if [ "$what" = growth ] || [ "$what" = all ]; then
+		need_writable "$ftmem_root/build/dev" "the simulator of growth is built there"
+	fi
 	if [ "$build" = "$ftmem_root/build/release" ]; then
+		need_writable "$build" "--build FOLDER builds in another folder"
 		ftmem_build release ftmem_bench ftmem_smp || die "the build failed"
 	elif [ ! -x "$build/bin/ftmem_bench" ]; then
+		need_writable "$build" "--build takes a folder to build in"
 		{ cmake -S "$ftmem_root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
 			-DFTMEM_BUILD_TESTS=OFF &&
 			cmake --build "$build" -j "$ftmem_jobs" --target ftmem_bench ftmem_smp; } \
@@ -180,6 +205,7 @@ with_hosts() # RANKS PROGRAM...
 	"$ftmem_root/scripts/netns.sh" --hosts "$ranks" -- -n "$ranks" "$@"
 }
 
+measured=""
 run() # HOW NAME RANKS MIB PARITY OPTION...
 {
 	local how=$1 name=$2 ranks=$3 size=$4 parity=$5 result=0
@@ -200,6 +226,21 @@ run() # HOW NAME RANKS MIB PARITY OPTION...
 		die "$name failed, see above"
 	fi
 	mv "$work/$name.json" "$results/$name.json" || die "$results cannot be written"
+	measured="$measured $name "
+}
+
+# What an earlier run left must not look as if this one had measured it.
+only_measured() # SET
+{
+	local path name
+
+	for path in "$results/$1"-*.json; do
+		name=$(basename "$path" .json)
+		if [ -e "$path" ] && [[ $measured != *" $name "* ]]; then
+			say "$path is removed: this run did not measure it"
+			rm -f "$path"
+		fi
+	done
 }
 
 # --- what is measured ---
@@ -211,13 +252,13 @@ measure_table()
 	for m in 1 2; do
 		run with_mpirun "table-shm-m$m" 4 "$table_size" "$m"
 	done
-	[ -n "$tcp" ] || return 0
-	for m in 1 2; do
+	for m in ${tcp:+1 2}; do
 		if ! run with_hosts "table-tcp-m$m" 4 "$table_size" "$m"; then
 			say "not over TCP: $(cat "$work/log")"
-			return 0
+			break
 		fi
 	done
+	only_measured table
 }
 
 measure_sweep()
@@ -241,7 +282,7 @@ simulate()
 {
 	local nodes=8,32,128,512,1024,4096,16384
 
-	[ -z "$quick" ] || nodes=8,64
+	[ -z "$quick" ] || nodes=8,32,64
 	say "growth: the simulator ..."
 	ftmem_setup test
 	ftmem_build dev test_sim_growth || die "the build of the simulator failed"
@@ -263,6 +304,22 @@ measure_growth()
 	simulate
 }
 
+# Rates from what was measured here with the largest state.
+model()
+{
+	local name
+
+	for name in table-shm-m2 table-shm-m1 ranks-4; do
+		if [ -e "$results/$name.json" ]; then
+			say "the model, with the rates of $name:"
+			"$python" "$ftmem_root/bench/model.py" "$results/$name.json" \
+				"$results/growth.json" || die "the model failed, see above"
+			return 0
+		fi
+	done
+	say "no model: $results has neither table-shm-*.json nor ranks-4.json"
+}
+
 case $what in
 table | sweep | growth) "measure_$what" ;;
 all)
@@ -276,4 +333,7 @@ if [ -n "$draw" ]; then
 fi
 if [ "$what" = table ] || [ "$what" = all ]; then
 	"$python" "$ftmem_root/bench/table.py" --results "$results"
+fi
+if [ "$what" = growth ] || [ "$what" = all ]; then
+	model
 fi

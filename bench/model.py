@@ -13,6 +13,8 @@ import math
 import pathlib
 import sys
 
+import runs
+
 NODES = (8, 128, 1024, 16384)
 GBITS = (50, 400)
 GB = 1e9
@@ -30,9 +32,11 @@ def core_rates(bench):
 
 def protect_work(d, k, m, rates):
     """Seconds on one core (bench/README.md, "protect"), by thread: the copy thread reads and
-    checks; the progress thread checks what comes, encodes, and checks the parity."""
+    checks; the progress thread checks what comes, encodes, and checks the parity but its first
+    row, whose checksum follows from the others."""
     return {"copy": d / rates["memcpy"] + d / rates["checksum"],
-            "progress": (m + m / k) * d / rates["checksum"] + m * d / rates["encode"]}
+            "progress": (m + max(m - 1, 0) / k) * d / rates["checksum"]
+            + m * d / rates["encode"]}
 
 
 def restore_work(d, k, m, rates):
@@ -133,16 +137,22 @@ def measured(series):
     return series["median"] if series else None
 
 
-def validate(bench, growth, args):
-    """What the model says of the measured run: messages are work of the cores there, and all
+def floor(bench, work, sent):
+    """floor_s of the run that gave the rates: messages are work of the cores there, and all
     ranks share them."""
+    cores = bench["cpus_on_host"] / bench["ranks_on_host"]
+    overlap = min(max(cores, 1.0), bench["copy_threads"] + 1)
+    seconds = sum(work.values()) + (sent / core_rates(bench)["mpi"] if sent else 0.0)
+    return seconds * max(1.0, 1 / cores) / overlap
+
+
+def validate(bench, growth, args):
+    """What the model says of the measured run."""
     rates, d = core_rates(bench), bench["bytes"]
     n, m = bench["group_nodes"], bench["parity"]
     if m == 0 or "mpi" not in rates or bench.get("shares"):
         return []
-    k, cores = n - m, bench["cpus_on_host"] / bench["ranks_on_host"]
-    overlap = min(max(cores, 1.0), bench["copy_threads"] + 1)
-    share = max(1.0, 1 / cores) / overlap
+    k = n - m
     ranks, node_ranks = bench["ranks"], bench["ranks"] / bench["nodes"]
     commit = commit_time(ranks, args.latency)
     agree = agreement_time(growth, ("recovery",), ranks, node_ranks, math.inf, args.latency,
@@ -152,8 +162,7 @@ def validate(bench, growth, args):
     def add(what, work, sent, series):
         told = measured(series)
         if told:
-            seconds = (sum(work.values()) + sent / rates["mpi"]) * share
-            seconds += commit if what == "protect" else agree
+            seconds = floor(bench, work, sent) + (commit if what == "protect" else agree)
             lines.append({"what": what, "predicted_s": seconds, "measured_s": told,
                           "ratio": seconds / told})
 
@@ -202,19 +211,45 @@ def parse(argv):
     p.add_argument("--cores", type=float, default=2, help="that work for a rank (2)")
     p.add_argument("--parity", type=int, nargs="+", default=[1, 2])
     p.add_argument("--json", type=pathlib.Path, help="write the figures there too")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if min(args.parity) < 1 or max(args.parity) >= args.group:
+        p.error(f"a group of {args.group} nodes may lose 1 to {args.group - 1}: see --group and "
+                "--parity")
+    for name in ("bytes", "latency", "ranks_per_node", "cores"):
+        if not getattr(args, name) > 0:
+            p.error(f"--{name.replace('_', '-')} is to be more than 0")
+    return args
+
+
+def read(args):
+    """The two results."""
+    bench, growth = runs.read(args.bench), runs.read(args.growth)
+    if runs.is_simulated(bench):
+        raise runs.Failure(f"{args.bench}: of the simulator; ftmem_bench's result comes first")
+    if not runs.is_simulated(growth):
+        raise runs.Failure(f"{args.growth}: not of the growth simulator: "
+                           "bench/measure.sh growth makes that")
+    if not {"memcpy", "checksum", "encode"} <= set(core_rates(bench)):
+        raise runs.Failure(f"{args.bench}: without rates of encoding: it needs 2 nodes or more")
+    if not growth["fit"]:
+        raise runs.Failure(f"{args.growth}: without a fit: simulate 3 sizes or more")
+    return bench, growth
 
 
 def main(argv=None):
     args = parse(argv)
-    bench = json.loads(args.bench.read_text())
-    growth = json.loads(args.growth.read_text())
+    try:
+        bench, growth = read(args)
+    except runs.Failure as failure:
+        print(f"model.py: {failure}", file=sys.stderr)
+        return 1
     lines = [predict(bench, growth, args, nodes, gbits, m)
              for m in args.parity for gbits in GBITS for nodes in NODES]
     checked = validate(bench, growth, args)
     print(table(lines, args))
-    print()
-    print(validation_table(checked))
+    if checked:
+        print()
+        print(validation_table(checked))
     if args.json:
         args.json.write_text(json.dumps({"model": lines, "checked": checked}, indent=1) + "\n")
     return 0

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Results of ftmem_bench and of the growth simulator, read for table.py and plot.py.
+"""Results of ftmem_bench and of the growth simulator, read for table.py, plot.py
+and model.py.
 
 A file NAME.json belongs to the set that its name begins with: size-m2-64M is of "size".
 """
@@ -10,6 +11,15 @@ import pathlib
 ROOT = pathlib.Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
 MIB = 1 << 20
+
+# What is needed of a result, with a dot in an object of it. Others may be left out.
+KEYS = ("ranks", "nodes", "hosts", "ranks_on_host", "cpus_on_host", "bytes", "repeat", "groups",
+        "group_nodes", "parity", "load_before", "block_bytes", "window", "copy_threads",
+        "call_us", "protect_s", "restore_s", "rebuild_s", "seal_s", "rss_extra_bytes",
+        "idle.rest_percent", "idle.waiting_percent", "limits.memcpy_GBps",
+        "limits.checksum_GBps", "limits.verify_GBps", "limits.mpi_GBps", "limits.encode_GBps",
+        "floor_s", "of_floor", "verified_bytes")
+GROWTH_KEYS = ("nodes", "ranks", "phase", "messages", "bytes", "table_bytes", "memory", "steps")
 
 
 class Failure(Exception):
@@ -37,6 +47,29 @@ def is_simulated(run):
     return "growth" in run
 
 
+def has(values, key):
+    for part in key.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def need_keys(path, values, keys):
+    missing = [key for key in keys if not has(values, key)]
+    if missing:
+        raise Failure(f"{path}: made by another version: measure again (it has no "
+                      + ", ".join(missing) + ")")
+
+
+def check_simulated(path, run):
+    if not isinstance(run["growth"], list) or not run["growth"]:
+        raise Failure(f"{path}: nothing was simulated: measure again: bench/measure.sh growth")
+    for row in run["growth"]:
+        need_keys(path, row, GROWTH_KEYS)
+    need_keys(path, run, ["fit"])
+
+
 def read(path):
     """One result, with its name and set added."""
     try:
@@ -45,8 +78,12 @@ def read(path):
         raise Failure(f"{path}: cannot be read: {error}") from error
     if not isinstance(run, dict) or not ("protect_s" in run or is_simulated(run)):
         raise Failure(f"{path}: neither ftmem_bench nor the growth simulator wrote this")
-    if not is_simulated(run) and run.get("verified") is not True:
+    if is_simulated(run):
+        check_simulated(path, run)
+    elif run.get("verified") is not True:
         raise Failure(f"{path}: not every byte was right in this run: measure it again")
+    else:
+        need_keys(path, run, KEYS)
     return run | {"name": path.stem, "set": path.stem.split("-")[0]}
 
 

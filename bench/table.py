@@ -22,6 +22,7 @@ ROWS = (
 # Rows of which the least share of the floor is told.
 FLOORED = ROWS[:4]
 LIMITS = ("memcpy", "checksum", "verify", "mpi", "encode")
+MEMORY_BUDGET = 64  # MiB
 BUSY = 0.5  # load average before the first run, beyond which times mean little
 
 
@@ -35,11 +36,17 @@ def cell(time, what):
     return text if time.reached is None else f"{text}, {percent(time.reached)}"
 
 
+def title_of(run):
+    if not runs.over_network(run):
+        return "shared memory"
+    return "TCP between hosts" if run["name"].startswith("table-tcp-") else "several hosts"
+
+
 def columns(found):
     """Titles and the runs below them, by parity. One run of a parity in each."""
     out = {}
     for run in sorted(found, key=runs.over_network):
-        title = "TCP between hosts" if runs.over_network(run) else "shared memory"
+        title = title_of(run)
         if run["parity"] in out.setdefault(title, {}):
             raise runs.Failure(f"{title}, m = {run['parity']}: measured twice: "
                                f"{out[title][run['parity']]['name']}, {run['name']}")
@@ -72,6 +79,22 @@ def time_rows(found):
                    if (time := times(row, by_parity)) and time.reached is not None]
         least.append(f"{percent(min(reached))} to {percent(max(reached))}" if reached else "-")
     yield ["of the floor, protect and rebuild", *least]
+
+
+def cost_rows(found):
+    """What it costs beside time: the most of the runs of a column."""
+    def row(text, digits, value_of):
+        cells = []
+        for by_parity in found.values():
+            values = [v for run in by_parity.values() if (v := value_of(run)) is not None]
+            cells.append(f"{max(values):.{digits}f}" if values else "-")
+        return [text, *cells]
+
+    yield row(f"private memory, peak, of {MEMORY_BUDGET} (MiB)", 1,
+              lambda run: run["rss_extra_bytes"] / runs.MIB)
+    yield row("idle, nothing under way (% of a core)", 2, lambda run: run["idle"]["rest_percent"])
+    yield row("idle, waiting for a rank (% of a core)", 2,
+              lambda run: run["idle"]["waiting_percent"])
 
 
 def settings(run):
@@ -107,7 +130,7 @@ def table(found):
         raise runs.Failure("no results of the set table: run bench/measure.sh table")
     by_column = columns(found)
     lines = [describe(found), ""]
-    lines += markdown(["", *by_column], list(time_rows(by_column)))
+    lines += markdown(["", *by_column], [*time_rows(by_column), *cost_rows(by_column)])
     parities = sorted({run["parity"] for run in found})
     lines += ["", "Limits, all ranks at once (GB/s), in the runs with `m` = "
               + ", ".join(map(str, parities)) + ":", ""]

@@ -97,7 +97,8 @@ struct ftmem_opts {
 	uint32_t expire_s;       /* memory freed so long after the last client left;
 	                            default: as ftmem-smp was started, else 3 600 */
 	uint32_t block_bytes;    /* unit of copy and exchange, the same on all ranks; default:
-	                            chosen from their caches, 65 536 to 262 144 */
+	                            as stored, else chosen from their caches, 65 536 to
+	                            262 144 */
 	uint32_t window;         /* block rows in flight; default: 2 to 4, from the cache */
 	uint32_t copy_threads;   /* of each rank; default: 1 to 4, from the CPUs it has */
 	uint32_t log_level;      /* enum ftmem_log_level, default FTMEM_LOG_INFO */
@@ -124,9 +125,10 @@ struct ftmem_opts {
 	void *private_arg;
 	/*
 	 * CPUs that the library's own threads run on: a list such as "2,4-7", also of CPUs that
-	 * the process is not bound to; "auto", the default: where the launcher bound the
-	 * process to some CPUs, near to these but on cores to which no rank is bound, if there
-	 * are enough; "none": as the thread that calls ftmem_open() or another collective call.
+	 * the process is not bound to, of which those count that the process may use; "auto",
+	 * the default: where the launcher bound the process to some CPUs, near to these but on
+	 * cores to which no rank is bound, if there are enough; "none": as the thread that
+	 * calls ftmem_open() or another collective call.
 	 */
 	const char *progress_cpus;
 };
@@ -163,7 +165,8 @@ struct ftmem_stats {
 	uint64_t newest;         /* committed version; valid if stored is not 0 */
 	uint32_t stored;         /* 1 if the job holds a committed version */
 	uint32_t nodes, groups, group_nodes, parity; /* parity 0: one node */
-	uint32_t block_bytes, window, copy_threads; /* in use; window 0: chosen at seal */
+	uint32_t block_bytes, window, copy_threads; /* in use, the first two from the
+	                            seal on; window 0: not yet chosen */
 	uint32_t lost_members;   /* of this rank's rail, rebuilt by the last restore */
 	uint64_t data_bytes;     /* D: what this rank stores of the regions, and its description */
 	uint64_t held_bytes;     /* arenas of this rank */

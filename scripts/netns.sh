@@ -23,7 +23,8 @@ Nothing is left when it ends, however it ends: no process, no namespace, no inte
 
   --hosts N     hosts, 1 to 250 (4)
   --slots S     ranks on each, 1 to 64 (1)
-  --rate R      bandwidth of each host's link, each way, as tc has it: 10gbit, 500mbit
+  --rate R      bandwidth of each host's link, each way: a whole number and kbit, mbit or
+                gbit, such as 10gbit
   --delay D     delay of each host's link, each way, as tc has it: 100us, 1ms
   --mtu N       bytes of a packet, 576 to 65535 (65535: this machine does in software what
                 network cards do in hardware; with small packets that is what is measured)
@@ -235,7 +236,10 @@ done
 flags=(--net --mount --pid --fork --kill-child --mount-proc)
 why=$(unshare "${flags[@]}" true 2>&1) || cannot "$why"
 
-dir=$(mktemp -d "${TMPDIR:-/tmp}/netns.XXXXXX")
+# Open MPI divides the paths in its parameters at spaces, colons and commas.
+folder=${TMPDIR:-/tmp}
+[[ $folder =~ ^/[A-Za-z0-9/._+-]*$ ]] || folder=/tmp
+dir=$(mktemp -d "$folder/netns.XXXXXX")
 runner=""
 
 # The run is asked to end, and ended if it does not.

@@ -146,10 +146,10 @@ static void fill_stats(struct ftmem *ft, struct ftmem_stats *s)
 	for (uint32_t i = 0; i < ft->map->nodes; i++)
 		s->group_nodes += ft->map->node[i].group == node->group;
 	s->parity = ft->map->parity;
-	s->block_bytes = ft->opts.block_bytes;
 	s->copy_threads = ft->opts.copy_threads;
 	pthread_mutex_lock(&ft->lock);
 	figures = ft->figures;
+	s->block_bytes = ft->opts.block_bytes;
 	pthread_mutex_unlock(&ft->lock);
 	s->window = figures.window ? figures.window : ft->opts.window;
 	s->compared = p.compared;

@@ -72,9 +72,11 @@ struct copy_job {
 	                                   fails, after them: good if none failed */
 	uint32_t checks;
 	uint32_t *check_sum;            /* [checks] valid once done() and no block failed */
-	void (*started)(void *arg);     /* called once when the first block is taken, not on
-	                                   the thread that calls begin(), nor if the job is
-	                                   cancelled before or has no block; may be NULL */
+	void (*started)(void *arg);     /* called once, when the first block is taken or the
+	                                   job is cancelled before, unless it has no block;
+	                                   not by begin(), but perhaps on the thread that
+	                                   cancels, with the backend's lock held: it must not
+	                                   wait or call the backend. May be NULL */
 	void *started_arg;
 };
 

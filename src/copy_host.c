@@ -18,7 +18,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "clock.h"
 #include "copy_read.h"
@@ -99,6 +98,13 @@ static void snapshot_block(struct copy *c, uint32_t index)
 		mark(job, index, landed);
 }
 
+/* Whoever has taken the first part says so. */
+static void say_started(const struct copy_job *job)
+{
+	if (job->plan->blocks > 0 && job->started)
+		job->started(job->started_arg);
+}
+
 /* Takes all that nobody has taken yet. */
 static void fail_rest(struct copy *c)
 {
@@ -106,6 +112,9 @@ static void fail_rest(struct copy *c)
 
 	for (uint64_t i = first; i < c->job.plan->blocks; i++)
 		mark(&c->job, (uint32_t)i, COPY_FAILED);
+	/* Whoever waits for the first block finds it failed. */
+	if (first == 0)
+		say_started(&c->job);
 }
 
 static void read_parts(struct copy *c)
@@ -117,8 +126,8 @@ static void read_parts(struct copy *c)
 		index = atomic_fetch_add_explicit(&c->next, 1, memory_order_relaxed);
 		if (index >= parts)
 			return;
-		if (index == 0 && blocks > 0 && c->job.started)
-			c->job.started(c->job.started_arg);
+		if (index == 0)
+			say_started(&c->job);
 		if (index < blocks)
 			snapshot_block(c, (uint32_t)index);
 		else

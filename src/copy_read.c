@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "copy_read.h"
 
+#include <string.h>
+
 #include "checksum.h"
 #include "stream.h"
 
@@ -12,16 +14,12 @@ static uint32_t smaller(uint32_t a, uint64_t b)
 	return b < a ? (uint32_t)b : a;
 }
 
-/* The checksum goes on over as many zeros. */
-static uint32_t zeros_more(uint32_t sum, uint32_t bytes)
+/* Bytes that no piece covers are zero. They are written each time: what damaged them once
+ * would damage all versions to come. */
+static uint32_t pad(uint8_t *to, uint32_t bytes, uint32_t sum)
 {
-	static const uint8_t zeros[4096];
-
-	for (uint32_t n; bytes > 0; bytes -= n) {
-		n = smaller(sizeof(zeros), bytes);
-		sum = checksum_more(sum, zeros, n);
-	}
-	return sum;
+	memset(to, 0, bytes);
+	return checksum_more(sum, to, bytes);
 }
 
 void copy_read_block(const struct copy_job *job, uint32_t index)
@@ -34,7 +32,7 @@ void copy_read_block(const struct copy_job *job, uint32_t index)
 	for (uint32_t i = 0; i < block->count; i++) {
 		uint8_t *to = data + piece[i].offset;
 
-		sum = zeros_more(sum, piece[i].offset - at);
+		sum = pad(data + at, piece[i].offset - at, sum);
 		at = piece[i].offset + piece[i].bytes;
 		if (piece[i].view) {
 			box_view_gather(piece[i].view, piece[i].addr, piece[i].from, to,
@@ -46,7 +44,7 @@ void copy_read_block(const struct copy_job *job, uint32_t index)
 			sum = checksum_more(sum, piece[i].addr, piece[i].bytes);
 		}
 	}
-	job->sums[block->sum] = zeros_more(sum, block->bytes - at);
+	job->sums[block->sum] = pad(data + at, block->bytes - at, sum);
 }
 
 void copy_read_check(const struct copy_job *job, uint32_t index)

@@ -7,7 +7,7 @@
 
 /*
  * Copies a block of the job into the slot and notes its checksum. The bytes that no piece
- * covers must be zero already. Of contiguous pieces the checksum is that of the region's
+ * covers become zero. Of contiguous pieces the checksum is that of the region's
  * bytes: what a write to the region meanwhile tears will not be taken for the state.
  */
 void copy_read_block(const struct copy_job *job, uint32_t index);

@@ -142,82 +142,50 @@ static int64_t spokesman(const struct gather_record *all, uint64_t total, uint64
 	return best;
 }
 
-/* The map of an epoch, and who has it: ranks with an arena of equal map. */
-struct spread {
-	uint64_t epoch;
-	uint32_t map_sum;
-	const struct map *mine; /* NULL: this rank does not have it */
-	uint32_t *place;        /* [ranks of the job] among those who have it; UINT32_MAX: none */
-	uint32_t holders;
-};
-
-static int find_holders(const struct gather *g, const struct gather_record *all, uint32_t per_rank,
-                        struct spread *s)
+/* Whether all ranks have an arena of the map that speaks for an epoch; *mine: that of this
+ * rank, NULL if it has none. */
+static bool all_have_map(const struct gather *g, const struct gather_record *all,
+                         uint32_t per_rank, const struct gather_record *speaker,
+                         const struct map **mine)
 {
-	uint32_t ranks = g->ft->net->size;
+	uint32_t holders = 0;
 
-	s->place = calloc(ranks, sizeof(*s->place));
-	if (!s->place)
-		return error_set(FTMEM_ENOMEM, "no memory for a table of %" PRIu32 " ranks", ranks);
-	for (uint32_t rank = 0; rank < ranks; rank++) {
-		uint32_t i = 0;
-
-		while (i < per_rank) {
+	*mine = NULL;
+	for (uint32_t rank = 0; rank < g->ft->net->size; rank++)
+		for (uint32_t i = 0; i < per_rank; i++) {
 			const struct gather_record *r = &all[(uint64_t)rank * per_rank + i];
 
-			if (r->valid && r->epoch == s->epoch && r->map_sum == s->map_sum)
-				break;
-			i++;
+			if (!r->valid || r->epoch != speaker->epoch ||
+			    r->map_sum != speaker->map_sum)
+				continue;
+			if (rank == g->ft->net->rank)
+				*mine = g->here[i].arena->map;
+			holders++;
+			break;
 		}
-		s->place[rank] = i < per_rank ? s->holders++ : UINT32_MAX;
-		if (rank == g->ft->net->rank && i < per_rank)
-			s->mine = g->here[i].arena->map;
-	}
-	return 0;
+	return holders == g->ft->net->size;
 }
 
-/* Each of the holders gives its part of the map to all, so that nobody sends the whole. */
-static int gather_map(struct ftmem *ft, const struct spread *s, uint64_t bytes, uint8_t *blob,
-                      uint64_t part, uint8_t *parts)
+/* Gives all ranks the map that some have: what one has is no less than nothing. */
+static int share_map(struct ftmem *ft, const struct map *mine, struct map **out)
 {
-	uint64_t at = s->mine ? part * s->place[ft->net->rank] : bytes;
-	uint8_t *piece = parts + part * ft->net->size;
-	int rc;
-
-	if (s->mine)
-		map_blob_write(s->mine, blob);
-	if (at < bytes)
-		memcpy(piece, blob + at, bytes - at < part ? bytes - at : part);
-	rc = net_allgather(ft->net, piece, part, parts, session_deadline(ft), "sharing a map");
-	for (uint32_t i = 0; rc == 0 && i < ft->net->size; i++) {
-		at = part * s->place[i];
-		if (s->place[i] != UINT32_MAX && at < bytes)
-			memcpy(blob + at, parts + part * i, bytes - at < part ? bytes - at : part);
-	}
-	return rc;
-}
-
-/* Gives all ranks the map that the holders have. */
-static int share_map(struct ftmem *ft, const struct spread *s, struct map **out)
-{
-	uint64_t bytes = s->mine ? map_blob_bytes(s->mine) : 0, part;
-	uint8_t *blob, *parts;
+	uint64_t bytes = mine ? map_blob_bytes(mine) : 0, words, *blob;
 	int rc = net_allreduce(ft->net, &bytes, 1, NET_MAX, session_deadline(ft), "sharing a map");
 
 	if (rc < 0)
 		return rc;
-	part = (bytes + s->holders - 1) / s->holders;
-	blob = calloc(1, bytes + 1);
-	parts = calloc(ft->net->size + UINT64_C(1), part + 1);
-	if (!blob || !parts)
-		rc = error_set(FTMEM_ENOMEM, "no memory for a map of %" PRIu64 " bytes", bytes);
-	rc = session_agree(ft, rc, "sharing a map");
+	words = (bytes + 7) / 8;
+	blob = calloc(words ? words : 1, sizeof(*blob));
+	rc = session_agree(ft, blob ? 0 : error_set(FTMEM_ENOMEM, "no memory for a map of %" PRIu64
+	                                            " bytes", bytes), "sharing a map");
+	if (rc == 0 && mine)
+		map_blob_write(mine, (uint8_t *)blob);
 	if (rc == 0)
-		rc = gather_map(ft, s, bytes, blob, part, parts);
+		rc = net_allreduce(ft->net, blob, (uint32_t)words, NET_MAX, session_deadline(ft),
+		                   "sharing a map");
 	if (rc == 0)
-		rc = map_blob_read(blob, bytes, out);
+		rc = map_blob_read((uint8_t *)blob, bytes, out);
 	free(blob);
-	free(parts);
 	return rc;
 }
 
@@ -225,15 +193,16 @@ static int share_map(struct ftmem *ft, const struct spread *s, struct map **out)
 static int find_map(struct gather *g, const struct gather_record *all, uint32_t per_rank,
                     const struct gather_record *speaker, struct map **out)
 {
-	struct spread s = {.epoch = speaker->epoch, .map_sum = speaker->map_sum};
-	int rc = session_agree(g->ft, find_holders(g, all, per_rank, &s), "sharing a map");
+	const struct map *mine;
+	int rc = all_have_map(g, all, per_rank, speaker, &mine) ? map_copy(mine, out)
+	                                                        : share_map(g->ft, mine, out);
 
-	if (rc == 0 && s.holders == g->ft->net->size)
-		rc = map_copy(s.mine, out);
-	else if (rc == 0)
-		rc = share_map(g->ft, &s, out);
-	free(s.place);
-	return session_agree(g->ft, rc, "sharing a map");
+	rc = session_agree(g->ft, rc, "sharing a map");
+	if (rc < 0) {
+		map_free(*out);
+		*out = NULL;
+	}
+	return rc;
 }
 
 static uint64_t next_epoch(const struct gather_record *all, uint64_t total, uint64_t below)

@@ -15,10 +15,10 @@
  * then come milliseconds apart, while who wakes from a sleep comes first.
  */
 #define SPINS 8
-/* It sleeps longer and longer, from what a block takes to come to what a waiter may cost:
- * a look of a few microseconds each millisecond. */
+/* It sleeps longer and longer, from what a block takes to come to what a waiter may cost: a
+ * look and a change of threads, 30 us or so, each 8 ms. */
 #define SLEEP_LEAST_NS UINT64_C(20000)
-#define SLEEP_MOST_NS  UINT64_C(1000000)
+#define SLEEP_MOST_NS  UINT64_C(8000000)
 /* Sleeps of each length. */
 #define SLEEPS 16
 

@@ -4,7 +4,8 @@
  * needs. net_mpi.c implements it over MPI; tests have networks of their own.
  *
  * Messages between two ranks with one tag arrive in the order of their sends.
- * One thread at a time. Every function returns ENET with the cause, or 0.
+ * One thread at a time. Every function returns ENET with the cause, or 0; what begins a
+ * transfer also ENOMEM.
  */
 #ifndef FTMEM_NET_H
 #define FTMEM_NET_H
@@ -86,7 +87,7 @@ int net_test(struct net *net, struct net_req *req);
 void net_free(struct net *net); /* accepts NULL */
 
 /* What a poller does between two fruitless looks: look again, then sleep, longer and longer
- * up to 1 ms. Zeroed: start over, as after every fruitful one. */
+ * up to 8 ms. Zeroed: start over, as after every fruitful one. */
 struct net_backoff {
 	uint32_t idle;
 };

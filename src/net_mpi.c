@@ -148,6 +148,13 @@ static int sweep(struct table *t)
 	for (int i = 0; i < done; i++)
 		finish(t->owner[t->index[i]], &t->status[i],
 		       rc == MPI_SUCCESS ? MPI_SUCCESS : t->status[i].MPI_ERROR);
+	/* With an error Open MPI frees what failed, named or not. */
+	for (uint32_t i = 0; rc != MPI_SUCCESS && i < t->count; i++)
+		if (t->request[i] == MPI_REQUEST_NULL &&
+		    t->owner[i]->handle[WHERE] < WHERE_FAILED) {
+			finish(t->owner[i], NULL, MPI_ERR_OTHER);
+			done++;
+		}
 	if (done > 0)
 		table_compact(t);
 	return 0;
@@ -247,7 +254,7 @@ static int mpi_test(struct net *net, struct net_req *req)
 static void mpi_cancel(struct net *net, struct net_req *req)
 {
 	struct table *t = &((struct net_mpi *)net)->table;
-	int flag = 0, finalized = 0;
+	int flag = 0, over = 0;
 	MPI_Request *r;
 
 	if (!req->active)
@@ -256,11 +263,13 @@ static void mpi_cancel(struct net *net, struct net_req *req)
 	if (req->handle[WHERE] >= WHERE_FAILED)
 		return;
 	r = &t->request[req->handle[WHERE]];
-	MPI_Finalized(&finalized);
-	if (!finalized && req->receive)
+	MPI_Finalized(&over);
+	/* An MPI that found an error may have freed others too. */
+	over = over || *r == MPI_REQUEST_NULL;
+	if (!over && req->receive)
 		MPI_Cancel(r);
 	/* A collective cannot be freed while it is active: it stays MPI's. */
-	if (!finalized && MPI_Test(r, &flag, MPI_STATUS_IGNORE) == MPI_SUCCESS && !flag
+	if (!over && MPI_Test(r, &flag, MPI_STATUS_IGNORE) == MPI_SUCCESS && !flag
 	    && req->peer != NET_ALL)
 		MPI_Request_free(r);
 	req->handle[WHERE] = WHERE_FINISHED;

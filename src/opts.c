@@ -51,8 +51,8 @@
 	X(OPT_WISH, expire_s, expire_s, 1, 31536000, 1, "FTMEM_EXPIRE_S", TEXT(OPTS_EXPIRE_S),     \
 	  "seconds from the last client's end until memory is freed, up to a year")                \
 	X(OPT_BYTES, block_bytes, block_bytes, 4096, 4194304, 4096, "FTMEM_BLOCK_BYTES", "auto",   \
-	  "unit of copy, checksum and exchange, 4K to 4M, a multiple of 4K; auto: fits the "       \
-	  "machine's second-level cache")                                                          \
+	  "unit of copy, checksum and exchange, 4K to 4M, a multiple of 4K; auto: as stored, "     \
+	  "else fits the machines' second-level caches")                                           \
 	X(OPT_COUNT, window, window, 1, 16, 1, "FTMEM_WINDOW", "auto",                             \
 	  "block rows in flight, 1 to 16; auto: 2, or up to 4 that fit the same cache")            \
 	X(OPT_COUNT, copy_threads, copy_threads, 1, 64, 1, "FTMEM_COPY_THREADS", "auto",           \
@@ -68,8 +68,8 @@
 	X(OPT_COUNT, compare_every, compare_every, 0, 1000000000, 1, "FTMEM_COMPARE_EVERY", "0",   \
 	  "snapshots from one comparison of replicas to the next, 0: never")                       \
 	X(OPT_CPUS, progress_cpus, progress_cpus, 0, 0, 0, "FTMEM_PROGRESS_CPUS", "auto",          \
-	  "CPUs of the library's threads: a list such as 2,4-7; auto: beside the trainer's if it " \
-	  "is bound to some; none: not pinned")
+	  "CPUs of the library's threads: a list such as 2,4-7, of which those count that the "    \
+	  "process may use; auto: beside the trainer's if it is bound to some; none: not pinned")
 
 enum opt_kind {
 	OPT_JOB,
@@ -281,8 +281,9 @@ static int cpus_take(const char *origin, const char *text, char *out)
 
 	if ((!word && !is_cpu_list(text)) || strlen(text) >= OPTS_CPUS_TEXT)
 		return error_set(FTMEM_EINVAL,
-		                 "%s is \"%.100s\": must be auto, none, or numbers of CPUs such as "
-		                 "2,4-7, up to %d, in less than %d characters",
+		                 "%s is \"%.100s\": must be auto, none, or numbers of CPUs and "
+		                 "ascending ranges, without spaces, such as 2,4-7, up to %d, in "
+		                 "less than %d characters",
 		                 origin, text, OPTS_CPU_MAX, OPTS_CPUS_TEXT);
 	memcpy(out, text, strlen(text) + 1);
 	return FTMEM_OK;
@@ -386,6 +387,8 @@ static bool may_be_auto(const struct opt_row *row, const char *origin)
 static int number_bad(const struct opt_row *row, const char *origin, const char *text)
 {
 	const char *const *word = words_of(row->kind);
+	/* In the struct it is a number. */
+	bool suffix = row->kind == OPT_BYTES && origin != row->name;
 	char step[48] = "", words[64] = "";
 	size_t at = 0;
 
@@ -394,9 +397,10 @@ static int number_bad(const struct opt_row *row, const char *origin, const char 
 	for (; word && *word && at < sizeof(words); word++)
 		at += (size_t)snprintf(words + at, sizeof(words) - at, "%s, ", *word);
 	return error_set(FTMEM_EINVAL,
-	                 "%s is \"%.100s\": must be %s%s%s%s %" PRIu64 " to %" PRIu64, origin, text,
-	                 may_be_auto(row, origin) ? "auto or " : "", words, step,
-	                 words[0] != '\0' ? "or" : "from", row->least, row->most);
+	                 "%s is \"%.100s\": must be %s%s%s%s %" PRIu64 " to %" PRIu64 "%s",
+	                 origin, text, may_be_auto(row, origin) ? "auto or " : "", words, step,
+	                 words[0] != '\0' ? "or" : "from", row->least, row->most,
+	                 suffix ? ", also with K, M, G or T behind" : "");
 }
 
 static uint64_t number_load(const void *at, size_t bytes)

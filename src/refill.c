@@ -32,7 +32,9 @@ int refill_fits(struct rescue *r, bool *fits)
 	int rc = 0;
 
 	*fits = false;
-	if (!r->in_place)
+	/* The way back from damage may lead to another epoch, whose version leaves some
+	 * private regions as they are: nothing may have been written into them. */
+	if (!r->in_place || r->gather->epochs > 1)
 		return 0;
 	rc = net_allreduce(r->ft->net, &word, 1, NET_MIN, session_deadline(r->ft), "restoring");
 	*fits = rc == 0 && word == 1;

@@ -16,8 +16,8 @@ struct refill_report {
 	double seconds;  /* from the first block to the last one in the regions */
 };
 
-/* Whether that can be: the version is in place, and what each rank stores is all of its own
- * regions, no shares. Collective. ENET, ETIMEOUT. */
+/* Whether that can be: the version is in place, no other epoch holds anything, and what each
+ * rank stores is all of its own regions, no shares. Collective. ENET, ETIMEOUT. */
 int refill_fits(struct rescue *r, bool *fits);
 
 /*

@@ -9,8 +9,9 @@
  * leaves what was there. In both cases the regions are filled from wherever their parts
  * are stored (move.h).
  *
- * In place and without shares all that is tried in one pass at first (refill.h). If it
- * meets damage, the steps are taken one after the other, as in all other cases.
+ * In place, without shares and without another epoch all that is tried in one pass at first
+ * (refill.h). If it meets damage, the steps are taken one after the other, as in all other
+ * cases.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -29,6 +30,7 @@ struct restoring {
 	struct rebuild_report rebuilt;
 	struct move_report moved;
 	bool tried, whole;           /* in one pass: then only the commit is left */
+	bool given_up;               /* the newest version, for its damage */
 };
 
 /* --- choosing --- */
@@ -102,6 +104,7 @@ static int choose(struct restoring *s)
 		         "version %" PRIu64 " is damaged beyond what parity "
 		         "covers: trying an older one",
 		         choice.stamp.version);
+		s->given_up = true;
 		limit = choice;
 		below = &limit;
 	}
@@ -298,15 +301,19 @@ static int find(struct restoring *s)
 	return rc < 0 ? rc : choose(s);
 }
 
-/* After these errors regions are untouched; but the newest version, damaged as it then
- * turned out to be, was written into them. */
-static int not_untouched(int rc)
+/* After these errors regions are untouched; but the one pass wrote into them. Only if all
+ * there is is damaged or lost, to forget it is what helps. */
+static int not_untouched(const struct restoring *s, int rc)
 {
 	char text[ERROR_MSG_MAX];
 
 	if (rc != FTMEM_ELOST && rc != FTMEM_ELAYOUT && rc != FTMEM_EINVAL)
 		return rc;
 	snprintf(text, sizeof(text), "%s", error_msg());
+	if (!s->given_up || rc != FTMEM_ELOST)
+		return error_set(rc == FTMEM_EINVAL ? FTMEM_EDEVICE : FTMEM_ECORRUPT,
+		                 "%s; the regions are unspecified: call ftmem_restore() again",
+		                 text);
 	return error_set(FTMEM_ECORRUPT,
 	                 "the newest version is damaged beyond what parity covers, and of what "
 	                 "else there is: %s; ftmem_forget() begins anew",
@@ -329,7 +336,7 @@ int session_restore(struct ftmem *ft, uint64_t *version)
 	if (rc == 0)
 		rc = restore(&s, version);
 	if (s.tried)
-		rc = not_untouched(rc);
+		rc = not_untouched(&s, rc);
 	rescue_free(s.r);
 	gather_free(s.g);
 	if (rc == 0) {

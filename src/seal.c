@@ -7,11 +7,11 @@
  * and was sealed with the same geometry, the ranks join that epoch: their arenas are
  * used as they are, with what they hold, and only ranks without one get a new one.
  * Otherwise a new epoch begins with new arenas for all; the older ones stay until
- * its first commit.
+ * its first commit. A block size that is not set is that of the newest epoch, so that
+ * a machine with other caches can join it.
  */
 #include <inttypes.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "checksum.h"
 #include "clock.h"
@@ -19,6 +19,10 @@
 #include "room.h"
 #include "session.h"
 #include "share.h"
+
+/* Those that FTMEM_BLOCK_BYTES takes. */
+#define BLOCK_MIN UINT64_C(4096)
+#define BLOCK_MAX (UINT64_C(4) << 20)
 
 struct seal {
 	struct ftmem *ft;
@@ -32,6 +36,79 @@ struct seal {
 	bool anew, join, created, stored;
 	struct arena *arena;
 };
+
+/* --- block size --- */
+
+static uint64_t newest_epoch(const struct smp_entry *entry, uint32_t count)
+{
+	uint64_t newest = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		if (entry[i].epoch > newest)
+			newest = entry[i].epoch;
+	return newest;
+}
+
+/* *block stays as it is if the arena is damaged: others of its epoch may tell. */
+static int read_block_bytes(struct ftmem *ft, const struct smp_entry *entry, uint64_t *block)
+{
+	struct arena *a = NULL;
+	int fd = -1, rc = smp_attach(ft->keeper.smp, entry->epoch, entry->rank, false, &fd);
+
+	if (rc == 0)
+		rc = arena_attach(fd, false, &a);
+	if (rc == 0)
+		*block = a->header->block_bytes;
+	arena_free(a);
+	return rc == FTMEM_ECORRUPT ? 0 : rc;
+}
+
+static int take_stored_block(struct ftmem *ft, uint64_t block, uint64_t epoch)
+{
+	if (block == 0 || block == ft->opts.block_bytes)
+		return 0;
+	if (block < BLOCK_MIN || block > BLOCK_MAX || block % BLOCK_MIN != 0)
+		return error_set(FTMEM_ECORRUPT,
+		                 "epoch %" PRIu64 " is stored in blocks of %" PRIu64
+		                 " bytes: set FTMEM_BLOCK_BYTES to begin a new one beside it",
+		                 epoch, block);
+	log_line(&ft->opts.log, FTMEM_LOG_DEBUG,
+	         "blocks of %" PRIu64 " bytes, as epoch %" PRIu64 " is stored, not of %" PRIu32,
+	         block, epoch, ft->opts.block_bytes);
+	pthread_mutex_lock(&ft->lock);
+	ft->opts.block_bytes = (uint32_t)block;
+	pthread_mutex_unlock(&ft->lock);
+	return 0;
+}
+
+/* One rank of each node looks at what its SMP holds. */
+static int settle_block_bytes(struct ftmem *ft)
+{
+	bool looks = ft->map->local_index[ft->net->rank] == 0;
+	struct smp_entry *entry = NULL;
+	uint32_t count = 0;
+	uint64_t epoch, block = 0;
+	int rc = looks ? smp_list(ft->keeper.smp, &entry, &count) : 0;
+
+	epoch = newest_epoch(entry, count);
+	rc = session_agree(ft, rc, "listing what is stored");
+	if (rc == 0)
+		rc = net_allreduce(ft->net, &epoch, 1, NET_MAX, session_deadline(ft),
+		                   "finding the block size");
+	if (rc < 0 || epoch == 0) {
+		free(entry);
+		return rc;
+	}
+	for (uint32_t i = 0; rc == 0 && block == 0 && i < count; i++)
+		if (entry[i].epoch == epoch)
+			rc = read_block_bytes(ft, &entry[i], &block);
+	free(entry);
+	rc = session_agree(ft, rc, "finding the block size");
+	if (rc == 0)
+		rc = net_allreduce(ft->net, &block, 1, NET_MAX, session_deadline(ft),
+		                   "finding the block size");
+	return rc == 0 ? take_stored_block(ft, block, epoch) : rc;
+}
 
 /* --- geometry --- */
 
@@ -389,6 +466,8 @@ static int seal(struct seal *s)
 	struct epoch *e = NULL;
 	int rc = session_agree(ft, keeper_ensure(&ft->keeper), "reaching the SMP");
 
+	if (rc == 0 && ft->block_chosen && ft->incarnation == 0)
+		rc = settle_block_bytes(ft);
 	if (rc == 0)
 		rc = freeze(s);
 	if (rc == 0)

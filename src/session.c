@@ -180,6 +180,10 @@ static int choose_cpus(struct ftmem *ft)
 	char text[512];
 	int rc = topo_choose(ft->topo, ft->opts.progress_cpus);
 
+	if (rc == 0 && topo_left_out(ft->topo)[0] != '\0')
+		log_line(&ft->opts.log, FTMEM_LOG_WARN,
+		         "progress_cpus, or FTMEM_PROGRESS_CPUS, is \"%.100s\": left out are %s",
+		         ft->opts.progress_cpus, topo_left_out(ft->topo));
 	topo_describe(ft->topo, text, sizeof(text));
 	if (rc == 0)
 		log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "the library's threads run on CPUs %s",

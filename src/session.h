@@ -42,9 +42,10 @@ struct ftmem {
 	struct epoch *former;      /* kept until the first commit of epoch */
 	bool regions_changed;      /* since the last seal */
 	bool must_restore;         /* versions of an earlier start are stored */
+	bool block_chosen;         /* from the caches: what is stored goes first */
 	uint64_t incarnation;      /* of this run; 0 before the first seal */
 
-	pthread_mutex_t lock;      /* guards figures */
+	pthread_mutex_t lock;      /* guards figures, and opts.block_bytes once open */
 	struct session_figures figures;
 	_Atomic uint64_t fence_ns;
 };

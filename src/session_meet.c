@@ -59,6 +59,7 @@ static int take_block_bytes(struct ftmem *ft, uint64_t agreed, uint64_t l2_bytes
 		log_line(&ft->opts.log, FTMEM_LOG_DEBUG,
 		         "blocks of %" PRIu64 " KiB: chosen from the ranks' second-level caches, "
 		         "here %" PRIu64 " KiB", agreed >> 10, l2_bytes >> 10);
+		ft->block_chosen = true;
 	}
 	ft->opts.block_bytes = (uint32_t)agreed;
 	return 0;
@@ -180,13 +181,15 @@ struct machine {
 	struct neighbour neighbour[];
 };
 
-/* Whatever they call their nodes. */
+/* Whatever they call their nodes. Two ranks find the same of each other, also if only one
+ * of them can read its boot id. */
 static bool same_machine(const struct ftmem *ft, const uint64_t *boot, uint32_t rank)
 {
 	uint32_t me = ft->net->rank;
 
-	return boot[me] ? boot[rank] == boot[me]
-	                : ft->map->node_of_rank[rank] == ft->map->node_of_rank[me];
+	return boot[me] && boot[rank]
+	               ? boot[rank] == boot[me]
+	               : ft->map->node_of_rank[rank] == ft->map->node_of_rank[me];
 }
 
 static struct machine *machine_new(const struct ftmem *ft, const uint64_t *boot)

@@ -32,6 +32,7 @@ struct topo {
 	uint32_t sharers;       /* whose threads run on those chosen */
 	hwloc_cpuset_t chosen;  /* that threads are pinned to; empty: they are not */
 	const char *reason;
+	char left_out[512];     /* of a list, for people */
 };
 
 /* Where the process as a whole may run: a trainer that pinned the calling thread to
@@ -233,14 +234,36 @@ no_memory:
 	return error_set(FTMEM_ENOMEM, "no memory for a set of CPUs");
 }
 
+static bool listed(struct topo *t, const char *list)
+{
+	hwloc_cpuset_t rest = hwloc_bitmap_alloc();
+	char text[400];
+	bool good;
+
+	good = rest && hwloc_bitmap_list_sscanf(t->chosen, list) == 0
+	       && hwloc_bitmap_andnot(rest, t->chosen, t->allowed) == 0
+	       && hwloc_bitmap_and(t->chosen, t->chosen, t->allowed) == 0;
+	if (good && !hwloc_bitmap_iszero(rest)) {
+		hwloc_bitmap_list_snprintf(text, sizeof(text), rest);
+		snprintf(t->left_out, sizeof(t->left_out), "%s, which this process may not use",
+		         text);
+	}
+	hwloc_bitmap_free(rest);
+	return good;
+}
+
 static int choose_listed(struct topo *t, const char *list)
 {
 	char may[256];
 
 	t->reason = "as progress_cpus says";
 	t->sharers = t->ranks;
-	if (hwloc_bitmap_list_sscanf(t->chosen, list) != 0
-	    || hwloc_bitmap_and(t->chosen, t->chosen, t->allowed) != 0)
+	if (!t->machine) {
+		snprintf(t->left_out, sizeof(t->left_out),
+		         "%.400s, since hwloc cannot read this machine", list);
+		return FTMEM_OK;
+	}
+	if (!listed(t, list))
 		return error_set(FTMEM_ENOMEM, "no memory for the CPUs %.100s", list);
 	if (!hwloc_bitmap_iszero(t->chosen))
 		return FTMEM_OK;
@@ -252,15 +275,23 @@ static int choose_listed(struct topo *t, const char *list)
 
 int topo_choose(struct topo *t, const char *cpus)
 {
+	bool pin = strcmp(cpus, "none") != 0, beside = strcmp(cpus, "auto") == 0;
+
 	t->sharers = is_bound(t) ? t->beside : t->ranks;
+	t->left_out[0] = '\0';
+	if (pin && !beside)
+		return choose_listed(t, cpus);
 	if (!t->machine)
 		return FTMEM_OK;
-	if (strcmp(cpus, "auto") == 0)
+	if (beside)
 		return choose_beside(t);
-	if (strcmp(cpus, "none") != 0)
-		return choose_listed(t, cpus);
 	hwloc_bitmap_zero(t->chosen);
 	return FTMEM_OK;
+}
+
+const char *topo_left_out(const struct topo *t)
+{
+	return t->left_out;
 }
 
 void topo_describe(const struct topo *t, char *text, size_t bytes)

@@ -46,6 +46,8 @@ void topo_note(struct topo *t, const struct topo_set *bound);
  * it may use none of them; names the option. ENOMEM.
  */
 int topo_choose(struct topo *t, const char *cpus);
+/* What of the list does not count, and why, for people; empty: all of it counts. */
+const char *topo_left_out(const struct topo *t);
 /* That choice for people: "4-7 (free cores beside the trainer)". */
 void topo_describe(const struct topo *t, char *text, size_t bytes);
 

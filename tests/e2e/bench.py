@@ -135,6 +135,11 @@ def floors_follow_from_limits(args):
         need(abs(found["all"] / want - 1) < 1e-6, f"{name} is {found['all']} and not {want}")
         want /= taken[name]["median"]
         need(abs(reached / want - 1) < 1e-6, f"of_{name} is {reached} and not {want}")
+    sys.path.insert(0, str(pathlib.Path(args.readme).resolve().parent))
+    import model
+    work = model.protect_work(out["bytes"], k, m, model.core_rates(out))
+    of_model = model.floor(out, work, model.protect_sent(out["bytes"], m))
+    need(abs(of_model / out["floor_s"]["all"] - 1) < 1e-6, f"the model's floor is {of_model}")
     keys_are_explained(args, out)
 
 

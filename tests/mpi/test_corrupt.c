@@ -254,6 +254,57 @@ static void damage_beyond_parity_of_both_versions_is_refused(void)
 	cluster_deinit(&job);
 }
 
+/* Two ranks store version 1; four others, on other nodes, version 2. A node of either job is
+ * lost; the rest starts as the four. */
+static void prepare_two_jobs(void)
+{
+	uint64_t bytes = 30000, random = check_seed();
+	struct cluster few;
+	MPI_Comm two;
+
+	cluster_init(&job, MPI_COMM_WORLD, "1,1,1,1");
+	job.opts.block_bytes = 4096;
+	MPI_Comm_split(MPI_COMM_WORLD, job.rank < 2 ? 0 : MPI_UNDEFINED, (int)job.rank, &two);
+	if (job.rank < 2) {
+		cluster_init(&few, two, "1,1");
+		memcpy(few.job, job.job, sizeof(few.job));
+		cluster_regions(&few, &bytes, 1);
+		cluster_start(&few);
+		cluster_restore_fails(&few, FTMEM_FRESH);
+		cluster_commit(&few, 1);
+		cluster_close(&few);
+		cluster_lose(&few, 2);
+		cluster_regions(&few, NULL, 0);
+		MPI_Comm_free(&two);
+	}
+	check_barrier(job.comm);
+	cluster_replace(&job, 15);
+	cluster_regions(&job, &bytes, 1);
+	cluster_start(&job);
+	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_commit(&job, 2);
+	cluster_close(&job);
+	if (job.rank == 3)
+		damage(DATA, 1, false, &random);
+	cluster_lose(&job, 1);
+	memcpy(job.node[0], "n0", sizeof("n0"));
+}
+
+/* What is damaged does not come into regions that the older version leaves as they are. */
+static void damage_leaves_alone_what_the_older_version_does(void)
+{
+	uint64_t version = 0;
+
+	prepare_two_jobs();
+	job.opts.private_rule = FTMEM_PRIVATE_DROP;
+	cluster_start(&job);
+	cluster_poison(&job);
+	CHECK_RESULT(ftmem_restore(job.ft, &version), 0);
+	CHECK(version == 1);
+	cluster_verify_poison(&job);
+	cluster_deinit(&job);
+}
+
 /* Up to three bits anywhere in both versions. */
 static void damage_anything(uint64_t *random)
 {
@@ -350,6 +401,8 @@ int main(int argc, char **argv)
 	         damage_beyond_parity_gives_the_older_version},
 		{"damage_beyond_parity_of_both_versions_is_refused",
 	         damage_beyond_parity_of_both_versions_is_refused},
+		{"damage_leaves_alone_what_the_older_version_does",
+	         damage_leaves_alone_what_the_older_version_does},
 		{"whatever_flips_nothing_wrong_is_restored",
 	         whatever_flips_nothing_wrong_is_restored},
 		{"damage_is_not_taken_for_a_first_start", damage_is_not_taken_for_a_first_start},

@@ -278,11 +278,45 @@ static void the_machine_says_what_is_not_set(void)
 	cluster_restore_fails(&job, FTMEM_FRESH);
 	cluster_commit(&job, 1);
 	cluster_close(&job);
+	cluster_lose(&job, 15);
 	start_on(large);
 	CHECK(in_use(262144, job.rank < 3 ? 2 : 4, 3));
+	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_deinit(&job);
+}
+
+static uint64_t newest_epoch_here(void)
+{
+	uint64_t newest;
+
+	check_barrier(job.comm);
+	CHECK(cluster_epochs(&job, job.node_of[job.rank], &newest) == 1);
+	check_barrier(job.comm);
+	return newest;
+}
+
+/* Blocks are as stored, and a rank whose node is lost joins. */
+static void machines_of_other_caches_join_what_is_stored(void)
+{
+	static const uint32_t small[4] = {4, 2, 16, 64}, large[4] = {4, 4, 8, 64};
+	uint64_t epoch;
+
+	init(3000000, "1,1,1,1");
+	start_on(small);
+	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_commit(&job, 1);
+	epoch = newest_epoch_here();
+	cluster_close(&job);
+	/* The first rank is among those that hold nothing. */
+	cluster_lose(&job, 1);
+	start_on(large);
+	CHECK(in_use(131072, job.rank < 2 ? 2 : 4, 3));
+	CHECK(newest_epoch_here() == epoch);
 	cluster_restore(&job, 1);
 	cluster_commit(&job, 2);
+	CHECK(newest_epoch_here() == epoch);
 	cluster_close(&job);
+	/* What is set is taken, in a new epoch, and then stays. */
 	job.opts.block_bytes = 8192;
 	job.opts.window = 5;
 	setenv("FTMEM_COPY_THREADS", "2", 1);
@@ -290,6 +324,16 @@ static void the_machine_says_what_is_not_set(void)
 	unsetenv("FTMEM_COPY_THREADS");
 	CHECK(in_use(8192, 5, 2));
 	cluster_restore(&job, 2);
+	cluster_commit(&job, 3);
+	CHECK(newest_epoch_here() > epoch);
+	epoch = newest_epoch_here();
+	cluster_close(&job);
+	job.opts.block_bytes = 0;
+	cluster_lose(&job, 8);
+	start_on(small);
+	CHECK(in_use(8192, 5, 3));
+	CHECK(newest_epoch_here() == epoch);
+	cluster_restore(&job, 3);
 	cluster_deinit(&job);
 }
 
@@ -390,6 +434,8 @@ int main(int argc, char **argv)
 		{"two_jobs_in_one_process", two_jobs_in_one_process},
 		{"statistics_make_sense", statistics_make_sense},
 		{"the_machine_says_what_is_not_set", the_machine_says_what_is_not_set},
+		{"machines_of_other_caches_join_what_is_stored",
+	         machines_of_other_caches_join_what_is_stored},
 		{"memory_is_as_budgeted", memory_is_as_budgeted},
 		{"staging_stays_within_its_bound", staging_stays_within_its_bound},
 		{"the_bandwidth_ceiling_changes_nothing_but_speed",

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""What bench/table.py and bench/plot.py make of results, and that the stored ones are good.
+"""What table.py, plot.py and model.py of bench/ make of results, and that those stored are good.
 
 usage: test_figures.py FOLDER [CLASS...]    FOLDER: the source tree's bench/
 
@@ -18,6 +18,7 @@ BENCH = pathlib.Path(sys.argv.pop(1)).resolve()
 sys.path.insert(0, str(BENCH))
 sys.dont_write_bytecode = True
 import runs  # noqa: E402
+import model  # noqa: E402
 import table  # noqa: E402
 import plot  # noqa: E402
 
@@ -37,6 +38,8 @@ def bench_run(ranks=4, parity=2, size=256 * MIB, hosts=1, seconds=0.2):
     return {
         "ranks": ranks, "nodes": ranks, "hosts": hosts, "ranks_on_host": ranks,
         "cpus_on_host": 2, "bytes": size, "repeat": 7, "parity": parity, "load_before": 0.1,
+        "groups": 1, "group_nodes": ranks, "rss_extra_bytes": 8 * MIB,
+        "idle": {"rest_percent": 0.01, "waiting_percent": 2.5},
         "block_bytes": 131072, "window": 2, "copy_threads": 1,
         "call_us": series(10), "copy_s": series(seconds / 3), "protect_s": series(seconds),
         "restore_s": series(seconds / 2), "seal_s": {"first": series(seconds)},
@@ -53,11 +56,11 @@ def bench_run(ranks=4, parity=2, size=256 * MIB, hosts=1, seconds=0.2):
 
 def simulation():
     growth = [{"nodes": nodes, "ranks": 8 * nodes, "phase": phase,
-               "messages": each * math.log2(8 * nodes), "steps": 1000 * each,
+               "messages": each * math.log2(8 * nodes), "steps": 1000 * each, "memory": 4096,
                "bytes": each * math.log2(8 * nodes) + TABLE_ROW * 8 * nodes,
                "table_bytes": TABLE_ROW * 8 * nodes}
               for phase, each in PHASES.items() for nodes in SIZES]
-    return {"growth": growth}
+    return {"growth": growth, "fit": {}}
 
 
 def all_results():
@@ -98,6 +101,20 @@ class Reading(WithFolder):
             self.store({"size-1": {"ranks": 4}})
         with self.assertRaisesRegex(runs.Failure, "no such folder"):
             runs.read_all(self.folder / "none")
+
+    def test_results_of_another_version_are_refused(self):
+        run = bench_run()
+        del run["idle"]["waiting_percent"]
+        with self.assertRaisesRegex(runs.Failure, "size-1.json: made by another version: "
+                                    "measure again.*idle.waiting_percent"):
+            self.store({"size-1": run})
+        row = simulation()["growth"][0]
+        del row["table_bytes"]
+        (self.folder / "size-1.json").unlink()
+        with self.assertRaisesRegex(runs.Failure, "another version.*table_bytes"):
+            self.store({"growth": {"growth": [row], "fit": {}}})
+        with self.assertRaisesRegex(runs.Failure, "nothing was simulated"):
+            self.store({"growth": {"growth": []}})
 
     def test_a_run_with_a_wrong_byte_is_refused(self):
         with self.assertRaisesRegex(runs.Failure, "not every byte was right"):
@@ -145,7 +162,7 @@ class Times(unittest.TestCase):
             self.assertAlmostEqual(less, PHASES["seal"] * math.log2(ranks))
             self.assertAlmostEqual(value, less + TABLE_ROW * ranks)
         self.assertEqual(runs.grown(simulation(), "seal", "steps")[0], (64, 90000, None))
-        self.assertEqual(runs.grown(simulation(), "seal", "memory"), [])
+        self.assertEqual(runs.grown(simulation(), "seal", "none"), [])
 
 
 class Table(unittest.TestCase):
@@ -160,6 +177,15 @@ class Table(unittest.TestCase):
         row = next(line for line in lines if "of the floor" in line)
         self.assertEqual(row.count("25% to 50%"), 2)
         self.assertFalse([line for line in lines if "busy" in line])
+        for text, value in (("private memory", "8.0"), ("nothing under way", "0.01"),
+                            ("waiting for a rank", "2.50")):
+            row = next(line for line in lines if text in line)
+            self.assertEqual([part.strip() for part in row.split("|")[2:4]], [value] * 2)
+
+    def test_only_what_is_measured_so_is_called_tcp(self):
+        text = table.table([bench_run(hosts=4) | {"name": "table-cluster"}])
+        self.assertIn("several hosts", text)
+        self.assertNotIn("TCP", text)
 
     def test_leaves_out_what_was_not_measured(self):
         text = table.table([bench_run(parity=1) | {"name": "a", "load_before": 3}])
@@ -172,6 +198,45 @@ class Table(unittest.TestCase):
             table.table([bench_run(parity=1) | {"name": name} for name in "ab"])
         with self.assertRaisesRegex(runs.Failure, "no results of the set table"):
             table.table([])
+
+
+class Model(WithFolder):
+    def run_it(self, *options):
+        done = subprocess.run([sys.executable, BENCH / "model.py", *options], text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def test_its_floor_is_that_of_the_run(self):
+        gb, per_rank = 256 * MIB / 1e9, 4
+        for cpus, overlap in ((2, 1), (4, 1), (6, 1.5), (64, 2)):
+            run = bench_run(parity=2) | {"cpus_on_host": cpus}
+            # n = 4, k = m = 2: 1 + 2 + 1/2 times checked, twice sent and encoded.
+            want = gb * per_rank / overlap * (1 / 12.5 + 3.5 / 150 + 2 / 14 + 2 / 100)
+            work = model.protect_work(run["bytes"], 2, 2, model.core_rates(run))
+            got = model.floor(run, work, model.protect_sent(run["bytes"], 2))
+            self.assertAlmostEqual(got / want, 1, 9, f"{cpus} CPUs")
+
+    def test_it_prints_a_table(self):
+        phases = {name: {key: {"constant": 1, "log2": 1, "linear": 0, "error": 0}
+                         for key in ("messages", "table_bytes", "steps")} for name in PHASES}
+        self.store({"ranks-4": bench_run(), "growth": simulation() | {"fit": phases}})
+        status, text = self.run_it(self.folder / "ranks-4.json", self.folder / "growth.json")
+        self.assertEqual(status, 0, text)
+        self.assertIn("| 16,384 | 131,072 |", text)
+        self.assertIn("| rebuild, 2 lost |", text)
+
+    def test_what_it_cannot_use_is_refused(self):
+        self.store({"ranks-4": bench_run(), "growth": simulation()})
+        bench, growth = self.folder / "ranks-4.json", self.folder / "growth.json"
+        for options, status, why in (((self.folder / "no", growth), 1, "no: cannot be read"),
+                                     ((growth, bench), 1, "ftmem_bench's result comes first"),
+                                     ((bench, bench), 1, "not of the growth simulator"),
+                                     ((bench, growth), 1, "3 sizes or more"),
+                                     ((bench, growth, "--group", "2", "--parity", "2"), 2,
+                                      "a group of 2 nodes may lose 1 to 1")):
+            found = self.run_it(*options)
+            self.assertEqual(found[0], status, found[1])
+            self.assertIn(why, found[1])
 
 
 class WithPlots(WithFolder):

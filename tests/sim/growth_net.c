@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "courier.h"
-#include "error.h"
 #include "growth.h"
 #include "tags.h"
 
@@ -219,6 +218,8 @@ static void reduce_known(uint64_t *words, uint32_t count, enum net_reduce op)
 		words[0] = 0;
 	if (is("sharing a map") && count == 1)
 		words[0] = larger(words[0], map_blob_bytes(w->map));
+	if (is("sharing a map") && count > 1)
+		map_blob_write(w->map, (uint8_t *)words);
 }
 
 static int mirror_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
@@ -273,24 +274,6 @@ static void fill_records(struct gather_record *all, uint32_t ranks)
 	}
 }
 
-/* Each rank but those of the lost node has its part of the map. */
-static void fill_map(uint8_t *all, uint32_t ranks, uint64_t part)
-{
-	const struct growth_world *w = &growth_world;
-	uint64_t bytes = map_blob_bytes(w->map), at = 0;
-	uint8_t *blob = malloc(bytes);
-
-	growth_require(blob, "memory");
-	map_blob_write(w->map, blob);
-	for (uint32_t i = 0; i < ranks && at < bytes; i++) {
-		if (growth_node_of(i) == w->job->lost_node)
-			continue;
-		memcpy(all + i * part, blob + at, bytes - at < part ? bytes - at : part);
-		at += part;
-	}
-	free(blob);
-}
-
 /* What the ranks say; the real one says in. */
 static void fill_rows(const void *in, size_t bytes)
 {
@@ -310,8 +293,6 @@ static void fill_rows(const void *in, size_t bytes)
 	}
 	if (is("gathering what is stored") && growth_world.restarted)
 		fill_records((struct gather_record *)(void *)mirror.rows, ranks);
-	if (is("sharing a map"))
-		fill_map(mirror.rows, ranks, bytes);
 }
 
 int __real_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Links with --wrap of copy_read_block and checksum (a thread that comes to the gate there
- * has a block or a check in its hands), pthread_cond_timedwait (time that passes when the test says so)
- * and pthread_create (threads that do not start).
+ * has a block or a check in its hands), pthread_cond_timedwait (time that passes when the
+ * test says so) and pthread_create (threads that do not start).
  */
 #include <errno.h>
 #include <pthread.h>
@@ -309,23 +309,30 @@ static void a_stuck_thread_does_not_hang_the_fence(void **state)
 static void a_job_that_nobody_began_is_cancelled_at_once(void **state)
 {
 	struct copy_config config = {.threads = 2, .pin = wait_at_gate};
+	_Atomic unsigned starts = 0;
 	struct bench b;
 
 	(void)state;
 	bench_init(&b, 1, 29);
 	b.ops->close(b.copy);
+	b.job.started = count_start;
+	b.job.started_arg = (void *)&starts;
 	gate_set(true);
 	assert_int_equal(b.ops->open(&config, &b.copy), 0);
 	bench_begin(&b);
+	assert_int_equal(atomic_load(&starts), 0);
 	assert_int_equal(b.ops->fence(b.copy, NULL, 0), FTMEM_ETIMEOUT);
 	assert_int_equal(assert_resolved(&b), 0);
+	assert_int_equal(atomic_load(&starts), 1);
 	bench_begin(&b);
 	b.ops->cancel(b.copy);
 	assert_int_equal(assert_resolved(&b), 0);
+	assert_int_equal(atomic_load(&starts), 2);
 	bench_begin(&b);
 	gate_set(false);
 	assert_int_equal(bench_fence(&b), 0);
 	assert_int_equal(assert_resolved(&b), b.plan->blocks);
+	assert_int_equal(atomic_load(&starts), 3);
 	bench_deinit(&b);
 }
 

@@ -2,8 +2,6 @@
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -11,7 +9,6 @@
 
 #include "alloc_fail.h"
 #include "engine_cluster.h"
-#include "error.h"
 #include "tags.h"
 
 /* aligned_alloc() is made to fail like the others, as allocation 0. */

@@ -267,7 +267,8 @@ static void what_the_machine_may_say_is_a_number_or_auto(void **state)
 	setenv("FTMEM_BLOCK_BYTES", "5K", 1);
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
 	assert_string_equal(error_msg(), "FTMEM_BLOCK_BYTES is \"5K\": must be auto or a multiple "
-	                                 "of 4096 from 4096 to 4194304");
+	                                 "of 4096 from 4096 to 4194304, also with K, M, G "
+	                                 "or T behind");
 }
 
 static void empty_variables_count_as_unset(void **state)
@@ -313,6 +314,7 @@ static void bad_numbers_are_refused_by_name(void **state)
 		{"FTMEM_BLOCK_BYTES", "6000"},
 		{"FTMEM_BLOCK_BYTES", "8M"},
 		{"FTMEM_BLOCK_BYTES", "1KB"},
+		{"FTMEM_BLOCK_BYTES", "100MB"},
 		{"FTMEM_BLOCK_BYTES", "K"},
 		{"FTMEM_LOG_LEVEL", "loud"},
 		{"FTMEM_LOG_LEVEL", "5"},
@@ -403,6 +405,7 @@ static void cpus_are_numbers_and_ranges_or_a_word(void **state)
 		assert_int_equal(opts_resolve(NULL, &o), FTMEM_EINVAL);
 		assert_non_null(strstr(error_msg(), "FTMEM_PROGRESS_CPUS"));
 		assert_non_null(strstr(error_msg(), bad[i]));
+		assert_non_null(strstr(error_msg(), "ascending ranges, without spaces"));
 	}
 	for (i = 0; i < OPTS_CPUS_TEXT - 1; i += 2)
 		memcpy(list + i, "1,", 3);

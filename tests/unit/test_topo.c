@@ -401,10 +401,27 @@ static void listed_cpus_are_taken_if_they_may_be_used(void **state)
 	assert_string_equal(pinned_to, "3,14-15");
 	topo_describe(t, text, sizeof(text));
 	assert_string_equal(text, "3,14-15 (as progress_cpus says)");
+	assert_string_equal(topo_left_out(t), "16-20, which this process may not use");
 	assert_int_equal(topo_choose(t, "16-20"), FTMEM_EINVAL);
 	assert_non_null(strstr(error_msg(), "FTMEM_PROGRESS_CPUS"));
 	assert_non_null(strstr(error_msg(), "\"16-20\""));
 	assert_non_null(strstr(error_msg(), "only 0-15"));
+	assert_int_equal(topo_choose(t, "3,15"), FTMEM_OK);
+	assert_string_equal(topo_left_out(t), "");
+	topo_free(t);
+}
+
+static void a_list_for_an_unreadable_machine_is_left_out(void **state)
+{
+	struct topo *t;
+
+	(void)state;
+	unreadable = true;
+	assert_int_equal(topo_new(&t), FTMEM_OK);
+	assert_int_equal(topo_choose(t, "0,4-7"), FTMEM_OK);
+	assert_string_equal(topo_left_out(t), "0,4-7, since hwloc cannot read this machine");
+	assert_int_equal(topo_choose(t, "auto"), FTMEM_OK);
+	assert_string_equal(topo_left_out(t), "");
 	topo_free(t);
 }
 
@@ -508,6 +525,7 @@ int main(void)
 		TEST(a_rank_that_is_not_bound_keeps_all_its_cpus),
 		TEST(cpus_of_others_control_groups_are_left_alone),
 		TEST(listed_cpus_are_taken_if_they_may_be_used),
+		TEST(a_list_for_an_unreadable_machine_is_left_out),
 		TEST(none_pins_nothing),
 		TEST(refused_cpus_leave_threads_with_the_process),
 		TEST(ranks_whose_threads_run_on_the_same_cpus_share_them),

@@ -18,7 +18,6 @@
 #include "error.h"
 #include "fake_net.h"
 #include "rebuild.h"
-#include "tags.h"
 #include "test_job.h"
 #include "test_random.h"
 
