@@ -227,6 +227,22 @@ static void a_collective_that_does_not_end_breaks_the_network(void **state)
 	fake_net_free(f);
 }
 
+/* What the other rank may still write to is not given back. There under ASan only. */
+__attribute__((weak)) void __lsan_disable(void);
+__attribute__((weak)) void __lsan_enable(void);
+
+static int gather_and_leave(struct net *net, uint64_t *all)
+{
+	int rc;
+
+	if (__lsan_disable)
+		__lsan_disable();
+	rc = gather_now(net, all);
+	if (__lsan_enable)
+		__lsan_enable();
+	return rc;
+}
+
 static void a_late_result_meets_memory_that_is_still_there(void **state)
 {
 	struct fake_net *f = fake_net_new(2, 1);
@@ -239,8 +255,8 @@ static void a_late_result_meets_memory_that_is_still_there(void **state)
 	assert_int_equal(words[0], 1);
 	fake_net_free(f);
 	f = fake_net_new(2, 1);
-	assert_int_equal(gather_now(fake_net_of(f, 0), all), FTMEM_ETIMEOUT);
-	assert_int_equal(gather_now(fake_net_of(f, 1), late_all), FTMEM_ETIMEOUT);
+	assert_int_equal(gather_and_leave(fake_net_of(f, 0), all), FTMEM_ETIMEOUT);
+	assert_int_equal(gather_and_leave(fake_net_of(f, 1), late_all), FTMEM_ETIMEOUT);
 	assert_non_null(strstr(error_msg(), "not every rank joined"));
 	assert_int_equal(late_all[0], 7);
 	assert_int_equal(all[0], 5);
