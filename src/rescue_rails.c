@@ -8,6 +8,8 @@
 
 /* Bad blocks of one slot beyond which it counts as lost altogether. */
 #define BAD_MAX 1024
+/* Blocks of units in flight, in bytes. */
+#define FLIGHT_BYTES (UINT64_C(16) << 20)
 
 /* --- verify --- */
 
@@ -279,6 +281,17 @@ int rescue_prepare(struct rescue *r, bool all)
 	return rc == 0 ? session_agree(r->ft, find_rails(r, all), "rebuilding") : rc;
 }
 
+/* A unit waits for its sources and then for its decoder: the units of two rows hide that. */
+static uint32_t units_in_flight(const struct rail *rail)
+{
+	uint64_t room = FLIGHT_BYTES / ((uint64_t)rail->n * rail->block_bytes),
+		 wanted = UINT64_C(2) * rail->n;
+
+	if (room > wanted)
+		room = wanted;
+	return room > 2 ? (uint32_t)room : 2;
+}
+
 static int rebuild_all(struct rescue *r, const struct rebuild_pass *pass,
                        struct rebuild_report *report)
 {
@@ -300,7 +313,7 @@ static int rebuild_all(struct rescue *r, const struct rebuild_pass *pass,
 			.bad_count = job->bad_count,
 			.pass = pass && job->rail.id != own ? &checks : pass,
 			.parity = r->in_place,
-			.window = r->ft->epoch->window + 2,
+			.window = units_in_flight(&job->rail),
 			.timeout_ms = r->ft->opts.timeout_ms,
 		};
 	}
