@@ -57,8 +57,9 @@ struct progress {
 };
 
 /*
- * The copy thread wakes the progress thread, which has nothing to send before it: woken by
- * the trainer it would often take the trainer's core, in the middle of ftmem_snapshot().
+ * The copy thread, or who cancels the copy before it begins, wakes the progress thread, which
+ * has nothing to send before: woken by the trainer it would often take the trainer's core, in
+ * the middle of ftmem_snapshot().
  * Who queued the version holds the lock meanwhile, so the thread finds it.
  */
 static void wake_up(void *arg)
