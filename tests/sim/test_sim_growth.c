@@ -256,7 +256,7 @@ static const struct growth_fit allowed[GROWTH_PHASES][GROWTH_QUANTITIES] = {
 	[GROWTH_COMMIT] = {{50, 2, 0, 0}, {16384, 64, 0, 0}, {0, 0, 0, 0},
 	                   {393216, 0, 46, 0}, {50000, 0, 0, 0}},
 	[GROWTH_RECOVERY] = {{40, 100, 0, 0}, {16384, 2048, 114, 0}, {8192, 0, 114, 0},
-	                     {524288, 8192, 246, 0}, {60000, 6000, 340, 0}},
+	                     {1048576, 8192, 246, 0}, {60000, 6000, 340, 0}},
 };
 
 static bool is_allowed(const struct growth_figures *f, int phase, int quantity)
