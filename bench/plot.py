@@ -91,8 +91,13 @@ def size_ticks(panel, found):
     panel.log_x(sizes, [runs.size_text(size).replace(" ", "\n") for size in sizes])
 
 
-def rank_ticks(panel, ranks):
-    panel.log_x(ranks, [f"{count:,}" for count in ranks])
+def rank_ticks(panel, ranks, apart=2):
+    """A tick for each count that is at least so many times the one before."""
+    ticks = []
+    for count in ranks:
+        if not ticks or count >= apart * ticks[-1]:
+            ticks.append(count)
+    panel.log_x(ticks, [f"{count:,}" for count in ticks])
 
 
 def lost_text(m):
@@ -186,8 +191,8 @@ def growth_simulated(figure, found):
         for phase in runs.phases(run):
             panel.counts(runs.grown(run, phase, key), phase)
         axes.set_yscale("log")
-        rank_ticks(panel, ranks[::2] if len(ranks) > 7 else ranks)
-        if axes is all_axes[0][0]:
+        rank_ticks(panel, ranks, apart=4)
+        if key == "steps":
             panel.done()
 
 
