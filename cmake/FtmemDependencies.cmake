@@ -23,8 +23,21 @@ else()
   set(FTMEM_ISAL_TEXT "none (plain C kernels)")
 endif()
 
-if(FTMEM_WITH_CUDA STREQUAL "ON")
-  message(FATAL_ERROR "FTMEM_WITH_CUDA=ON, but this version protects host memory only. "
-    "Use AUTO or OFF.")
-endif()
+# Of CUDA only the driver's headers: its functions are found when a program has loaded it.
+set(FTMEM_HAVE_CUDA OFF)
 set(FTMEM_CUDA_TEXT "none (host memory only)")
+if(NOT FTMEM_WITH_CUDA STREQUAL "OFF")
+  find_package(CUDAToolkit 12.0 QUIET)
+  if(CUDAToolkit_FOUND)
+    find_path(FTMEM_CUDA_INCLUDE cudaTypedefs.h HINTS ${CUDAToolkit_INCLUDE_DIRS} NO_DEFAULT_PATH)
+    mark_as_advanced(FTMEM_CUDA_INCLUDE)
+  endif()
+  if(FTMEM_CUDA_INCLUDE)
+    set(FTMEM_HAVE_CUDA ON)
+    set(FTMEM_CUDA_TEXT "${CUDAToolkit_VERSION}")
+  elseif(FTMEM_WITH_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "FTMEM_WITH_CUDA=ON, but no CUDA toolkit of version 12.0 or later is "
+      "found. Put its nvcc into PATH, or say where it is: "
+      "-DCUDAToolkit_ROOT=/usr/local/cuda (packages: cuda-cudart-dev, cuda-nvcc).")
+  endif()
+endif()

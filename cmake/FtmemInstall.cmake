@@ -20,8 +20,9 @@ install(FILES LICENSE README.md CHANGELOG.md TYPE DOC)
 
 # The static library's own needs, spelled out: MPI has as many pkg-config names as
 # makers, and Requires.private would ask for the static needs of hwloc as well.
+list(TRANSFORM CMAKE_DL_LIBS PREPEND -l OUTPUT_VARIABLE dl_flags)
 string(REPLACE ";" " " FTMEM_PC_LIBS
-  "${MPI_C_LIBRARIES};${HWLOC_LDFLAGS};${ISAL_LDFLAGS};-pthread")
+  "${MPI_C_LIBRARIES};${HWLOC_LDFLAGS};${ISAL_LDFLAGS};-pthread;${dl_flags}")
 file(RELATIVE_PATH FTMEM_PC_PREFIX
   "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
 configure_file(cmake/ftmem.pc.in ftmem.pc @ONLY)

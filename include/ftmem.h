@@ -60,6 +60,12 @@ enum ftmem_private {
 	                           ELAYOUT if there was none; default */
 	FTMEM_PRIVATE_DROP = 2, /* they stay as they are */
 };
+/* What ftmem_snapshot() does while the spare slot is still in use; ranks may differ. */
+enum ftmem_busy_rule {
+	FTMEM_BUSY_SKIP = 1, /* returns BUSY at once: the version is skipped; default */
+	FTMEM_BUSY_WAIT = 2, /* waits on the host until the slot is free, at most timeout_ms,
+	                        then BUSY */
+};
 /* Returned by ftmem_opts.private_from: the region stays as it is. */
 #define FTMEM_NO_RANK UINT32_MAX
 
@@ -100,7 +106,8 @@ struct ftmem_opts {
 	                            as stored, else chosen from their caches, 65 536 to
 	                            262 144 */
 	uint32_t window;         /* block rows in flight; default: 2 to 4, from the cache */
-	uint32_t copy_threads;   /* of each rank; default: 1 to 4, from the CPUs it has */
+	uint32_t copy_threads;   /* of each rank; default: 1 to 4, to 12 where there are
+	                            devices, from the CPUs it has */
 	uint32_t log_level;      /* enum ftmem_log_level, default FTMEM_LOG_INFO */
 	uint64_t max_bandwidth;  /* bytes/s of parity traffic sent, 0: no ceiling */
 	void (*log)(void *arg, int level, const char *line); /* any thread */
@@ -131,6 +138,16 @@ struct ftmem_opts {
 	 * calls ftmem_open() or another collective call.
 	 */
 	const char *progress_cpus;
+	/*
+	 * Bytes of each device's memory, up to 2^48, that ftmem_seal() takes, but no more than
+	 * the regions there have, and keeps while an epoch has regions there: what has not left
+	 * the device when the fence comes is copied there first, at the speed of the device's
+	 * memory, and the optimizer goes on. If a device has less it takes less, of which a
+	 * warning tells. For what finds no room there, and with 0, the default, streams wait at
+	 * the fence until it has left the device.
+	 */
+	uint64_t device_staging;
+	uint32_t when_busy;      /* enum ftmem_busy_rule, default FTMEM_BUSY_SKIP */
 };
 #define FTMEM_OPTS_INIT { .size = sizeof(struct ftmem_opts) }
 
@@ -148,7 +165,7 @@ struct ftmem_region {
 	size_t size;             /* sizeof(struct ftmem_region) */
 	const char *name;        /* the same across restarts; unique in the rank, but boxes of
 	                            one tensor that do not overlap have the same */
-	void *addr;              /* host or device, contiguous */
+	void *addr;              /* host or device, contiguous; not managed memory */
 	uint64_t bytes;          /* at least 1; of a box: elem_bytes times the product of extent */
 	uint32_t elem_bytes;     /* of a box at least 1, and equal on all ranks */
 	uint32_t ndim;           /* up to FTMEM_MAX_DIMS; entries from ndim on are ignored */
@@ -172,17 +189,31 @@ struct ftmem_stats {
 	uint64_t held_bytes;     /* arenas of this rank */
 	uint64_t staging_bytes;  /* buffers of this rank, at most 64 MiB */
 	uint64_t sent_bytes, repaired_blocks;
-	double call_s;           /* host time of the last ftmem_snapshot() */
+	double call_s;           /* host time of the last ftmem_snapshot(), with what it waited */
 	double copy_s;           /* of the last committed version: call to copied */
 	double protect_s;        /* of the last committed version: call to committed */
 	double rebuild_s;        /* of the last restore, until redundant again */
 	double restore_s;        /* of the last restore: whole call */
-	double fence_s;          /* waited in ftmem_fence(), sum */
+	double fence_s;          /* host time of ftmem_fence(), sum */
 	uint64_t region_bytes;   /* registered by this rank */
 	uint64_t moved_bytes;    /* by the last restore, from other ranks to this one */
 	double move_s;           /* of the last restore: regions filled */
 	uint64_t compared;       /* versions whose replicas were compared */
 	uint64_t differing;      /* of these found to differ, and dropped */
+	uint64_t waited;         /* ftmem_snapshot() calls that waited for the spare slot, see
+	                            when_busy; those that waited in vain are in skipped, too */
+	double wait_s;           /* that they waited, sum */
+	/* Of regions on devices; 0 if there are none. Stalls are measured on the stream, with
+	 * device events, and known when the copy is over: only the first fence after a snapshot
+	 * counts, of whichever stream. */
+	uint64_t device_bytes;   /* that this rank stores, of the sealed layout */
+	uint64_t staged_bytes;   /* of these, by the last snapshot: through device_staging */
+	uint64_t stalls;         /* first fences at which a stream waited 10 us or more */
+	double stall_s;          /* that streams waited at first fences, sum */
+	double last_stall_s;     /* the same, of the last snapshot */
+	double device_copy_s;    /* of the last snapshot: from the first byte to leave a device
+	                            to the last to reach the host, of the slowest device */
+	double device_copy_rate; /* device_bytes over that, bytes/s */
 };
 #define FTMEM_STATS_INIT { .size = sizeof(struct ftmem_stats) }
 
@@ -196,28 +227,38 @@ FTMEM_API int ftmem_open(const struct ftmem_opts *opts, struct ftmem **out);
 /*
  * Collective. Waits for versions under way; stored versions survive. Accepts
  * NULL. A region may be freed afterwards, but for what ftmem_restore() says of ETIMEOUT
- * and ENET. Before MPI_Finalize(): what is still under way then is given up, and after it
+ * and ENET, and unless an error was logged that a copy does not end: a device is stuck.
+ * Threads of the library then go on: regions, and opts.log with log_arg, must stay as well
+ * until the process ends.
+ * Before MPI_Finalize(): what is still under way then is given up, and after it
  * ftmem_close() only frees.
  */
 FTMEM_API void ftmem_close(struct ftmem *ft);
 
 /*
- * Local; takes effect at the next ftmem_seal(). EINVAL: what struct ftmem_region says is
- * not kept; a name that is missing or too long, or taken, unless by boxes of the same
- * tensor that do not overlap this one. ENOMEM.
+ * Local; takes effect at the next ftmem_seal(). Whether memory is the host's or a device's
+ * is found out from its address: nothing has to be said, and a rank may have regions of
+ * both, and of several devices. Each lies in one allocation.
+ * EINVAL: what struct ftmem_region says is not kept; a name that is missing or too long,
+ * or taken, unless by boxes of the same tensor that do not overlap this one; managed
+ * (unified) memory, which has no place of its own; in a build without a device backend,
+ * memory whose ends the processor cannot read, as that of devices. ENOMEM, EDEVICE.
  */
 FTMEM_API int ftmem_region_add(struct ftmem *ft, const struct ftmem_region *r);
-/* Likewise. Of one name, all are removed. EINVAL: there is none. */
+/* Likewise; waits on the host until no snapshot reads regions any more, so that the memory
+ * may be freed next. Of one name, all are removed. EINVAL: there is none. ETIMEOUT: it is
+ * still read after timeout_ms; the version is dropped; call again before freeing it. */
 FTMEM_API int ftmem_region_remove(struct ftmem *ft, const char *name);
 
 /*
  * Collective. Freezes the layout, divides replicas into shares, takes and touches all
- * memory it will need.
+ * memory it will need: with regions on devices it also takes device_staging of each and
+ * pins the arenas. If no more memory can be pinned a warning says so, and copies are slower.
  * Called again after regions changed it begins a new epoch; versions of the old
  * one stay restorable until the new one's first commit.
  * EINVAL: ranks disagree on a tensor's shape or element size; its boxes overlap partly, in
  * more than 65,536 cells; a rank's regions have more than 2^48 bytes.
- * EINVAL, ENOMEM, ESYS, ENET, ESMP, ETIMEOUT, EATTACHED. On error the former
+ * EINVAL, ENOMEM, ESYS, ENET, EDEVICE, ESMP, ETIMEOUT, EATTACHED. On error the former
  * epoch, if there was one, goes on with what it stores; if regions changed,
  * snapshots are refused until a seal succeeds.
  */
@@ -227,7 +268,10 @@ FTMEM_API int ftmem_seal(struct ftmem *ft);
  * Collective, after ftmem_seal(). Agrees on the newest recoverable version,
  * rebuilds what is lost, fills the regions, makes redundancy whole. FRESH if
  * the job holds nothing. On error stored versions are intact; regions are
- * untouched after ELAYOUT, ELOST and EINVAL, else unspecified. After ETIMEOUT and ENET
+ * untouched after ELAYOUT, ELOST and EINVAL, else unspecified. Device regions are filled
+ * when it returns: what is queued on any stream from then on sees them. It waits for no work
+ * queued before, not even on default streams: what uses the regions must be over, so
+ * synchronize their devices first. After ETIMEOUT and ENET
  * messages on their way may still write into them until the process ends: load nothing
  * else into them, do not free them, start the job again.
  * EINVAL, ENOMEM, ESYS, ENET, EDEVICE, ESMP, ETIMEOUT, ELAYOUT, ECORRUPT, ELOST.
@@ -235,20 +279,37 @@ FTMEM_API int ftmem_seal(struct ftmem *ft);
 FTMEM_API int ftmem_restore(struct ftmem *ft, uint64_t *version);
 
 /*
- * Async. Captures the regions as of the work now queued on stream (a
- * cudaStream_t; ignored when no region is on a device). Ranks pass the same
- * growing versions, below FTMEM_VERSION_MAX. Regions must not be written before
- * the next ftmem_fence() returned. BUSY, DROPPED (the copy could not begin): this
- * version will not be stored. EINVAL (also: stored versions neither restored nor
- * forgotten, regions changed since the last seal), ENET: none will be any more.
+ * Async, in microseconds. Captures host regions as of the call, and device regions as of
+ * the work now queued on stream, a cudaStream_t of a device that holds regions. Work on other
+ * streams that they depend on must be made to come before it. NULL is the legacy default
+ * stream of the calling thread's current device, always: also in programs compiled with
+ * --default-stream per-thread, which pass cudaStreamPerThread for theirs. Without regions on
+ * devices stream is ignored; else it must be valid: that it was destroyed may go unnoticed.
+ *
+ * Ranks pass the same growing versions, below FTMEM_VERSION_MAX. Regions must not be written
+ * before ftmem_fence(): those of the host before it returned, those of devices by work that
+ * is not ordered behind a fence on some stream.
+ *
+ * BUSY: the spare slot is still in use; with FTMEM_BUSY_WAIT the call waits for it at first,
+ * and captures what there is at the end of that wait. DROPPED: the copy could not begin, and
+ * ftmem_errmsg() says why: stream is being captured into a graph, or is of a device that holds
+ * no regions, or a device failed. After both the version will not be stored, and training
+ * goes on untouched; so it does if the copy fails later, of which ftmem_wait() tells. EINVAL
+ * (also: stored versions neither restored nor forgotten, regions changed since the last seal),
+ * ENET: none will be stored any more.
  */
 FTMEM_API int ftmem_snapshot(struct ftmem *ft, uint64_t version, void *stream);
 
 /*
- * Any thread. Before the regions are written again: stream waits until they have been read
- * (host regions: the caller waits). 0 also when nothing is under way. EDEVICE;
- * ETIMEOUT: regions not read within timeout_ms; the version is dropped and the
- * regions may be written.
+ * Any thread. Before the regions are written again: what is queued on stream from now on
+ * waits until they have been read; stream is as of ftmem_snapshot(). Several streams may each
+ * have a fence. The host does not wait for a device, only for host regions, for copies that a
+ * snapshot a moment ago still has to queue, and for checksums of replicas if it compares them.
+ * 0 also when nothing is under way. EDEVICE, EINVAL (stream is being captured, or the default
+ * stream of a thread that has no current device): stream does not wait, nothing may be written
+ * yet; EDEVICE also where the driver of a device is stuck. ETIMEOUT: host regions not read, or
+ * copies not queued, within timeout_ms; the version is dropped and the regions may be written.
+ * Both may take timeout_ms and 10 s.
  */
 FTMEM_API int ftmem_fence(struct ftmem *ft, void *stream);
 

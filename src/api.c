@@ -36,24 +36,60 @@ void ftmem_close(struct ftmem *ft)
 	session_close(ft);
 }
 
+/* Where its memory lies. What is not all there region_set_add() refuses. */
+static int region_where(const struct ftmem *ft, const struct ftmem_region *r, int *device)
+{
+	int rc;
+
+	*device = DEVICE_HOST;
+	if (!r || r->size < offsetof(struct ftmem_region, elem_bytes) || !r->name || !r->addr
+	    || r->bytes == 0 || r->bytes > UINTPTR_MAX - (uintptr_t)r->addr)
+		return 0;
+	rc = ft->copy_ops->where(r->addr, r->bytes, device);
+	if (rc < 0)
+		error_set(rc, "region \"%.255s\" of %" PRIu64 " bytes: %s", r->name, r->bytes,
+		          error_msg());
+	return rc;
+}
+
 int ftmem_region_add(struct ftmem *ft, const struct ftmem_region *r)
 {
-	int rc = check_handle(ft);
+	int rc = check_handle(ft), device;
 
 	if (rc == 0)
-		rc = region_set_add(ft->regions, r);
+		rc = region_where(ft, r, &device);
+	if (rc == 0)
+		rc = region_set_add(ft->regions, r, device);
 	if (rc == 0)
 		ft->regions_changed = true;
 	return rc;
+}
+
+/* Until no region is read any more, by a device neither. */
+static int await_copy(struct ftmem *ft)
+{
+	uint64_t deadline = session_deadline(ft);
+	struct net_backoff backoff = {0};
+
+	while (!ft->copy_ops->done(ft->copy)) {
+		if (clock_ns() > deadline) {
+			ft->copy_ops->cancel(ft->copy);
+			return error_set(FTMEM_ETIMEOUT,
+			                 "regions were not copied in time, the version is dropped: "
+			                 "do not free them before a further ftmem_region_remove()");
+		}
+		net_backoff(&backoff);
+	}
+	return 0;
 }
 
 int ftmem_region_remove(struct ftmem *ft, const char *name)
 {
 	int rc = check_handle(ft);
 
-	/* The memory may be freed next: nobody must be reading it. */
+	/* The memory may be freed next. */
 	if (rc == 0)
-		rc = ftmem_fence(ft, NULL);
+		rc = await_copy(ft);
 	if (rc == 0)
 		rc = region_set_remove(ft->regions, name);
 	if (rc == 0)
@@ -126,6 +162,21 @@ int ftmem_forget(struct ftmem *ft)
 	return rc < 0 ? rc : session_forget(ft);
 }
 
+static void fill_device_stats(struct ftmem *ft, struct ftmem_stats *s)
+{
+	struct copy_figures f = {0};
+
+	ft->copy_ops->figures(ft->copy, &f);
+	s->device_bytes = f.device_bytes;
+	s->staged_bytes = f.staged_bytes;
+	s->stalls = f.stalls;
+	s->stall_s = f.stall_s;
+	s->last_stall_s = f.last_stall_s;
+	s->device_copy_s = f.device_copy_s;
+	if (f.device_copy_s > 0)
+		s->device_copy_rate = (double)f.device_bytes / f.device_copy_s;
+}
+
 static void fill_stats(struct ftmem *ft, struct ftmem_stats *s)
 {
 	const struct map_node *node = &ft->map->node[ft->map->node_of_rank[ft->net->rank]];
@@ -164,6 +215,8 @@ static void fill_stats(struct ftmem *ft, struct ftmem_stats *s)
 	s->repaired_blocks = figures.repaired_blocks;
 	s->rebuild_s = figures.rebuild_s;
 	s->restore_s = figures.restore_s;
+	s->waited = p.waited;
+	s->wait_s = p.wait_s;
 	s->fence_s = (double)atomic_load_explicit(&ft->fence_ns, memory_order_relaxed) * 1e-9;
 	s->sent_bytes = atomic_load_explicit(&ft->net->sent_bytes, memory_order_relaxed);
 }
@@ -182,6 +235,7 @@ int ftmem_stats(struct ftmem *ft, struct ftmem_stats *out)
 		                 "FTMEM_STATS_INIT");
 	size = out->size < sizeof(s) ? out->size : sizeof(s);
 	fill_stats(ft, &s);
+	fill_device_stats(ft, &s);
 	s.size = out->size;
 	memcpy(out, &s, size);
 	return 0;

@@ -41,7 +41,7 @@ static void set_checks(struct compare *c, uint32_t cell)
 {
 	const struct region *region = region_of(c, cell);
 	uint64_t bytes = cell_bytes(c, cell), from = 0;
-	struct copy_check check = {.addr = region->addr};
+	struct copy_check check = {.addr = region->addr, .device = region->device};
 
 	box_view(&region->box, &c->cell[cell].cell.box, region->elem_bytes, &check.view);
 	for (uint32_t i = c->first[cell]; i < c->first[cell + 1]; i++) {

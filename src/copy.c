@@ -11,6 +11,8 @@ struct extent {
 	uint8_t *addr;               /* as in a copy_piece */
 	const struct box_view *view;
 	uint64_t begin, end;
+	int device;
+	uint32_t region;
 };
 
 /* Walks the extents once while the blocks are filled by growing offset. */
@@ -44,11 +46,14 @@ static uint32_t count_views(const struct layout *l)
 static struct extent piece_extent(struct copy_plan *plan, struct cursor *c)
 {
 	const struct layout_piece *piece = &c->layout->piece[c->at - 1];
+	const struct region *region = &c->layout->region[piece->region];
 	struct box_view view = view_of(c->layout, piece);
 	struct extent e = {
-		.addr = c->layout->region[piece->region].addr,
+		.addr = region->addr,
 		.begin = piece->offset,
 		.end = piece->offset + piece->bytes,
+		.device = region->device,
+		.region = piece->region,
 	};
 
 	if (view.dims == 0) {
@@ -68,7 +73,9 @@ static void cursor_advance(struct copy_plan *plan, struct cursor *c)
 
 static bool continues(const struct copy_piece *last, const struct copy_piece *next)
 {
-	return !last->view && !next->view && last->addr + last->bytes == next->addr
+	return !last->view && !next->view && last->device == next->device
+	       && (last->device == DEVICE_HOST || last->region == next->region)
+	       && last->addr + last->bytes == next->addr
 	       && last->offset + last->bytes == next->offset;
 }
 
@@ -81,6 +88,7 @@ static void piece_add(struct copy_plan *plan, struct copy_block *block, struct c
 		return;
 	}
 	plan->piece[plan->pieces++] = piece;
+	plan->on_device = plan->on_device || piece.device != DEVICE_HOST;
 	block->count++;
 }
 
@@ -93,7 +101,12 @@ static void block_fill(struct copy_plan *plan, struct copy_block *block, struct 
 		const struct extent *e = &c->extent;
 		uint64_t from = e->begin > block->offset ? e->begin : block->offset;
 		uint64_t to = e->end < end ? e->end : end;
-		struct copy_piece piece = {.addr = e->addr, .view = e->view};
+		struct copy_piece piece = {
+			.addr = e->addr,
+			.view = e->view,
+			.device = e->device,
+			.region = e->region,
+		};
 
 		if (from < to) {
 			if (e->view)
@@ -114,7 +127,10 @@ static void plan_fill(struct copy_plan *plan, const struct layout *layout, const
                       uint32_t member)
 {
 	uint32_t rows = rail_chunk_rows(rail, member);
-	struct cursor cursor = {layout, {layout->blob, NULL, 0, layout->blob_bytes}, 0, 0};
+	struct cursor cursor = {
+		.layout = layout,
+		.extent = {layout->blob, NULL, 0, layout->blob_bytes, DEVICE_HOST, 0},
+	};
 
 	for (uint32_t chunk = 0; chunk < rail_k(rail); chunk++)
 		for (uint32_t row = 0; row < rows; row++) {
@@ -127,6 +143,17 @@ static void plan_fill(struct copy_plan *plan, const struct layout *layout, const
 			if (block->bytes > 0)
 				block_fill(plan, block, &cursor);
 		}
+}
+
+/* Whose work a snapshot waits for, and whose replicas may be compared. */
+static uint64_t devices_of(const struct layout *l)
+{
+	uint64_t devices = 0;
+
+	for (uint32_t i = 0; i < l->regions; i++)
+		if (l->region[i].device >= 0 && l->region[i].device < DEVICE_MAX)
+			devices |= UINT64_C(1) << l->region[i].device;
+	return devices;
 }
 
 static int check_fit(const struct layout *layout, const struct rail *rail, uint32_t member)
@@ -168,7 +195,9 @@ int copy_plan_new(const struct layout *layout, const struct rail *rail, uint32_t
 	if (!plan)
 		goto fail;
 	plan->blocks = rail_data_blocks(rail, member);
+	plan->chunks = rail_k(rail);
 	plan->blob_bytes = layout->blob_bytes;
+	plan->devices = devices_of(layout);
 	if (plan->blocks > 0) {
 		if (plan_allocate(plan, layout) < 0)
 			goto fail;

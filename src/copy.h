@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What a kind of memory must be able to do to be snapshotted: one constant table
- * of operations for each kind. copy_host.c: host memory. src/cuda/: devices.
+ * How region memory is read and written: one constant table of operations for each way.
+ * copy_host.c: host memory. copy_device.c: host memory and that of devices (device.h).
  */
 #ifndef FTMEM_COPY_H
 #define FTMEM_COPY_H
@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "box.h"
+#include "device.h"
 #include "layout.h"
 #include "log.h"
 #include "rail.h"
@@ -22,6 +23,9 @@ struct copy_piece {
 	uint64_t from;               /* with a view: the first byte in its packed form */
 	uint32_t offset;             /* in the block */
 	uint32_t bytes;
+	int device;                  /* DEVICE_HOST, or its number */
+	uint32_t region;             /* on a device: its index in the layout. Neighbours may
+	                                be allocations of their own, which no copy crosses */
 };
 
 /* One block of slot data. Bytes that no piece covers are zero and stay so. */
@@ -38,10 +42,14 @@ struct copy_block {
  */
 struct copy_plan {
 	uint32_t blocks, pieces;
+	uint32_t chunks;       /* blocks of a row */
+	bool on_device;        /* whether any piece is */
+	uint64_t devices;      /* a bit for each that holds a region, stored by this rank or not */
 	uint64_t blob_bytes;   /* of the slot's data, at its start: the layout, no region */
 	struct copy_block *block;
 	struct copy_piece *piece;
 	struct box_view *view; /* of the pieces of the layout that are not contiguous, owned */
+	struct copy_ready *ready; /* what the backend made of it, see copy_ops.prepare() */
 };
 
 /* rail, member: where the rank's data lies. The layout is settled; its blob is read like
@@ -59,6 +67,7 @@ struct copy_check {
 	const uint8_t *addr;    /* of the region */
 	struct box_view view;   /* of the box in it */
 	uint64_t from, bytes;   /* of its packed form */
+	int device;             /* as in struct copy_piece */
 };
 
 /* One snapshot's copy. Borrowed until it is over. */
@@ -89,6 +98,7 @@ struct copy_put {
 	struct box_view source_view;
 	uint64_t to_from, source_from; /* in the packed form of each view */
 	uint64_t bytes;
+	int device;               /* of the region: DEVICE_HOST, or its number */
 };
 
 /* The way back: a slot's blocks into the regions, each compared with its checksum while it
@@ -103,27 +113,62 @@ struct copy;
 
 struct copy_config {
 	uint32_t threads;
+	uint64_t device_staging; /* bytes of each device for regions that have not left it when
+	                            the fence comes, 0: none */
+	uint32_t pin_threads;    /* that pin memory at once */
+	uint64_t pin_piece;      /* bytes that are pinned by one call, whole pages; 0: 1 GiB */
 	const struct log *log;
-	void (*pin)(void *arg);  /* called first on every thread made; may be NULL */
+	void (*pin)(void *arg);  /* called first on every thread that stays; may be NULL */
 	void *pin_arg;
 };
 
+/* Of snapshots that were copied, since open(). */
+struct copy_figures {
+	uint64_t device_bytes;   /* that the last copy took from devices; before the first one,
+	                            that it will take */
+	uint64_t staged_bytes;   /* of these, by the last copy: within the device first */
+	uint64_t stalls;         /* fences at which a stream waited 10 us or more */
+	double stall_s;          /* that streams waited at fences, sum */
+	double last_stall_s;     /* the same, of the last copy */
+	double device_copy_s;    /* of the last copy: first byte to last, of the slowest device.
+	                            Both 0 while it is under way, and if it failed */
+};
+
+/* As the stream of begin(): the regions are at rest, no stream has to be waited for. */
+#define COPY_AT_REST ((void *)UINTPTR_MAX)
+
 struct copy_ops {
 	const char *name;
-	/* Whether this memory is of the backend's kind. Any thread. */
-	bool (*owns)(const void *addr, uint64_t bytes);
+	/* Where memory lies: *device gets a number, or DEVICE_HOST. Any thread. EINVAL: memory
+	 * of a kind that cannot be snapshotted; EDEVICE. */
+	int (*where)(const void *addr, uint64_t bytes, int *device);
 	int (*open)(const struct copy_config *config, struct copy **out);
-	/* Begins to read the regions as of now (of the work queued on stream). Returns
-	 * in microseconds; job is borrowed until copy_ops.done() says true. */
+	/*
+	 * Takes all that copying a plan from and to a slot in these bytes of memory, an arena's,
+	 * will need: nothing is allocated later. Of several plans each is prepared once and
+	 * released before it is freed and the memory unmapped, or before close(). No copy is
+	 * under way. Opens all devices of the plan. ENOMEM, EDEVICE, ESYS.
+	 */
+	int (*prepare)(struct copy *c, struct copy_plan *plan, void *addr, uint64_t bytes);
+	void (*release)(struct copy *c, struct copy_plan *plan); /* not prepared: nothing */
+	/* Begins to read the regions as of now (of the work queued on stream, of one of the
+	 * plan's devices if it has any). Returns in microseconds; job is borrowed until
+	 * copy_ops.done() says true. EINVAL, EDEVICE: nothing was begun. */
 	int (*begin)(struct copy *c, const struct copy_job *job, void *stream);
-	/* Makes stream (host: the caller) wait until all regions have been read or the
-	 * job was cancelled. ETIMEOUT, EDEVICE. Any thread. */
+	/* Makes stream (of host memory: the caller) wait until all regions have been read or
+	 * the job was cancelled. Checks of device memory the caller waits for, as for host
+	 * memory. ETIMEOUT: late, but nothing is read any more. EINVAL, also with nothing to
+	 * wait for once a plan of devices was prepared: no such stream, or it is captured.
+	 * EDEVICE, also if a device's driver is stuck. Any thread. */
 	int (*fence)(struct copy *c, void *stream, uint64_t deadline_ns);
 	/* Stops reading soon: blocks that have not landed become COPY_FAILED. Async. */
 	void (*cancel)(struct copy *c);
 	/* Whether nothing is under way: every block landed or failed and neither
 	 * regions nor job are used any more. Any thread. */
 	bool (*done)(struct copy *c);
+	/* Why blocks of the last copy failed, as text; "" if none did or nothing is known.
+	 * Any thread. */
+	void (*why)(struct copy *c, char *text, size_t bytes);
 	/* Writes into regions, on all threads if there are several puts; they may be of any
 	 * size and do not overlap. Waits; no copy is under way. ENOMEM, EDEVICE. */
 	int (*put)(struct copy *c, const struct copy_put *put, uint32_t count);
@@ -139,12 +184,14 @@ struct copy_ops {
 	/* No more become ready: waits until what is ready was written. *damaged: how many
 	 * blocks were left out because of their checksums. EDEVICE. */
 	int (*fill_end)(struct copy *c, uint64_t *damaged);
+	/* Any thread. */
+	void (*figures)(struct copy *c, struct copy_figures *out);
 	/* Cancels, waits, frees. Accepts NULL. */
 	void (*close)(struct copy *c);
 };
 
 const struct copy_ops *copy_host(void);
-/* NULL when built without CUDA. */
-const struct copy_ops *copy_cuda(void);
+/* As copy_host() while no plan has anything on a device; NULL if device_ops() is. */
+const struct copy_ops *copy_device(void);
 
 #endif

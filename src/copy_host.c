@@ -9,15 +9,23 @@
  * A job that is cancelled ends the same way: whoever sees it first fails all blocks
  * not yet taken.
  *
+ * If another engine brings some of the bytes (copy_host.h) there are parts before the
+ * blocks: all that is read from regions. Blocks land when these are over. The other engine
+ * wakes the first thread then.
+ *
  * Puts and fills are jobs of their own kinds, which are not cancelled. Threads take
  * ranges of puts, or blocks to fill from, under the lock; while no block is ready they
  * wait inside the job.
  */
-#include "copy.h"
+#include "copy_host.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "copy_read.h"
@@ -39,6 +47,8 @@ struct filling {
 	bool last; /* no more become ready */
 };
 
+static const struct copy_arrivals no_arrivals = {0};
+
 enum job_kind { JOB_READ, JOB_PUT, JOB_FILL };
 
 struct copy {
@@ -52,7 +62,9 @@ struct copy {
 
 	/* Under the lock. The job is also read by threads inside it. */
 	struct copy_job job;
-	enum job_kind kind; /* what of job, left, filling is under way */
+	struct copy_arrivals arrivals; /* of the job or the fill; no functions: none */
+	uint64_t lead;                 /* parts of the job before its blocks */
+	enum job_kind kind;            /* what of job, left, filling is under way */
 	struct copy_puts left;
 	struct filling filling;
 	uint64_t number; /* of the job */
@@ -62,15 +74,18 @@ struct copy {
 	char gap_before[CACHE_LINE];
 	_Atomic uint64_t next; /* block, then check, to take */
 	char gap_after[CACHE_LINE];
+	_Atomic uint64_t early;     /* parts that a fence waits for and that are not over, while
+	                               blocks may still land; else above 0 */
 	_Atomic bool busy;          /* changed under the lock */
 	_Atomic uint32_t cancelled; /* 0 or 1 */
 };
 
 /* --- reading --- */
 
-static uint64_t job_parts(const struct copy_job *job)
+/* The lead, blocks, and checks that are not of the lead. */
+static uint64_t job_parts(const struct copy *c)
 {
-	return (uint64_t)job->plan->blocks + job->checks;
+	return (uint64_t)c->job.plan->blocks + c->job.checks + c->arrivals.earlies;
 }
 
 /* The block that says whether the checks were taken: it lands after them. */
@@ -84,12 +99,57 @@ static void mark(const struct copy_job *job, uint32_t index, enum copy_landed la
 	atomic_store_explicit(&job->landed[index], (unsigned char)landed, memory_order_release);
 }
 
+/* Parts of the lead are over; says so if they were the last. */
+static void early_over(struct copy *c, uint64_t parts)
+{
+	if (parts == 0 || atomic_fetch_sub(&c->early, parts) > parts)
+		return;
+	pthread_mutex_lock(&c->lock);
+	pthread_cond_broadcast(&c->over);
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* Waits for threads that copy memory. */
+static void early_await(struct copy *c)
+{
+	if (atomic_load(&c->early) == 0)
+		return;
+	pthread_mutex_lock(&c->lock);
+	while (atomic_load(&c->early) > 0)
+		pthread_cond_wait(&c->over, &c->lock);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void read_early(struct copy *c, uint64_t index)
+{
+	uint32_t earlies = c->arrivals.earlies;
+
+	if (index < earlies)
+		copy_read_early(&c->job, c->arrivals.early[index]);
+	else
+		copy_read_check(&c->job, (uint32_t)(index - earlies));
+	early_over(c, 1);
+}
+
+/* False: the block will not be whole. */
+static bool block_await(struct copy *c, uint32_t index)
+{
+	if (!c->arrivals.wait)
+		return true;
+	if (c->job.plan->on_device)
+		early_await(c);
+	return c->arrivals.wait(c->arrivals.arg, index);
+}
+
 static void snapshot_block(struct copy *c, uint32_t index)
 {
 	const struct copy_job *job = &c->job;
 	enum copy_landed landed = COPY_LANDED;
 
-	copy_read_block(job, index);
+	if (block_await(c, index))
+		copy_read_block(job, index);
+	else
+		atomic_store(&c->cancelled, 1);
 	/* Whoever cancelled may write to the regions from then on, should this thread
 	 * have stalled. Adding 0 instead of loading keeps the reads above before it. */
 	if (atomic_fetch_add_explicit(&c->cancelled, 0, memory_order_acq_rel))
@@ -105,21 +165,22 @@ static void say_started(const struct copy_job *job)
 		job->started(job->started_arg);
 }
 
-/* Takes all that nobody has taken yet. */
-static void fail_rest(struct copy *c)
+/* Takes all that nobody has taken yet. Returns how much of it is of the lead. */
+static uint64_t fail_rest(struct copy *c)
 {
-	uint64_t first = atomic_exchange(&c->next, job_parts(&c->job));
+	uint64_t first = atomic_exchange(&c->next, job_parts(c)), lead = c->lead;
 
-	for (uint64_t i = first; i < c->job.plan->blocks; i++)
+	for (uint64_t i = first > lead ? first - lead : 0; i < c->job.plan->blocks; i++)
 		mark(&c->job, (uint32_t)i, COPY_FAILED);
 	/* Whoever waits for the first block finds it failed. */
 	if (first == 0)
 		say_started(&c->job);
+	return first < lead ? lead - first : 0;
 }
 
 static void read_parts(struct copy *c)
 {
-	uint64_t parts = job_parts(&c->job), index;
+	uint64_t parts = job_parts(c), lead = c->lead, index;
 	uint32_t blocks = c->job.plan->blocks;
 
 	while (!atomic_load_explicit(&c->cancelled, memory_order_acquire)) {
@@ -128,12 +189,14 @@ static void read_parts(struct copy *c)
 			return;
 		if (index == 0)
 			say_started(&c->job);
-		if (index < blocks)
-			snapshot_block(c, (uint32_t)index);
+		if (index < lead)
+			read_early(c, index);
+		else if (index - lead < blocks)
+			snapshot_block(c, (uint32_t)(index - lead));
 		else
-			copy_read_check(&c->job, (uint32_t)(index - blocks));
+			copy_read_check(&c->job, (uint32_t)(index - lead - blocks));
 	}
-	fail_rest(c);
+	early_over(c, fail_rest(c));
 }
 
 /* --- writing --- */
@@ -177,6 +240,8 @@ static void fill_blocks(struct copy *c)
 	while (fill_take(c, &index)) {
 		pthread_mutex_unlock(&c->lock);
 		good = copy_fill_block(&c->filling.fill, index);
+		if (good && c->arrivals.deliver)
+			c->arrivals.deliver(c->arrivals.arg, index);
 		pthread_mutex_lock(&c->lock);
 		c->filling.damaged += !good;
 	}
@@ -191,7 +256,7 @@ static bool job_open(struct copy *c)
 	switch (c->kind) {
 	case JOB_PUT: return c->left.count > 0;
 	case JOB_FILL: return c->filling.next < c->filling.ready;
-	default: return atomic_load(&c->next) < job_parts(&c->job);
+	default: return atomic_load(&c->next) < job_parts(c);
 	}
 }
 
@@ -223,7 +288,7 @@ static void job_cancel(struct copy *c)
 		return;
 	atomic_store(&c->cancelled, 1);
 	if (c->inside == 0) {
-		fail_rest(c);
+		(void)fail_rest(c);
 		job_end(c);
 	}
 }
@@ -275,7 +340,7 @@ static bool host_done(struct copy *c)
 /* With the lock held: whether regions are read. */
 static bool reading(struct copy *c)
 {
-	return atomic_load(&c->busy) && c->kind == JOB_READ;
+	return atomic_load(&c->busy) && c->kind == JOB_READ && atomic_load(&c->early) > 0;
 }
 
 /* With the lock held: whether no region was read any more by the deadline. */
@@ -304,26 +369,44 @@ static void job_start(struct copy *c, enum job_kind kind)
 {
 	c->kind = kind;
 	c->number++;
+	if (kind == JOB_PUT)
+		c->arrivals = (struct copy_arrivals){0};
+	c->lead = c->arrivals.wait ? (uint64_t)c->arrivals.earlies + c->job.checks : 0;
+	/* Blocks that are in the slot already keep nobody from writing to the regions. */
+	atomic_store(&c->early, c->lead + !(c->arrivals.wait && c->job.plan->on_device));
 	atomic_store(&c->next, 0);
 	atomic_store(&c->cancelled, 0);
 	atomic_store(&c->busy, true);
 }
 
-static int host_begin(struct copy *c, const struct copy_job *job, void *stream)
+int copy_host_begin(struct copy *c, const struct copy_job *job,
+                    const struct copy_arrivals *arrivals)
 {
 	int rc;
 
-	(void)stream;
 	pthread_mutex_lock(&c->lock);
 	rc = check_rests(c);
-	if (rc == 0 && job_parts(job) > 0) {
+	if (rc == 0 && (job->plan->blocks > 0 || job->checks > 0)) {
 		c->job = *job;
+		c->arrivals = *arrivals;
 		job_start(c, JOB_READ);
 	}
 	pthread_mutex_unlock(&c->lock);
 	/* After the lock, so that who wakes does not run into it. */
-	pthread_cond_signal(&c->work);
+	if (!arrivals->wait)
+		copy_host_wake(c);
 	return rc;
+}
+
+void copy_host_wake(struct copy *c)
+{
+	pthread_cond_signal(&c->work);
+}
+
+static int host_begin(struct copy *c, const struct copy_job *job, void *stream)
+{
+	(void)stream;
+	return copy_host_begin(c, job, &no_arrivals);
 }
 
 static int host_fence(struct copy *c, void *stream, uint64_t deadline_ns)
@@ -331,7 +414,7 @@ static int host_fence(struct copy *c, void *stream, uint64_t deadline_ns)
 	bool over, late = false;
 
 	(void)stream;
-	if (host_done(c))
+	if (host_done(c) || atomic_load(&c->early) == 0)
 		return 0;
 	pthread_mutex_lock(&c->lock);
 	over = wait_read(c, deadline_ns);
@@ -383,7 +466,8 @@ static int host_put(struct copy *c, const struct copy_put *put, uint32_t count)
 	return rc;
 }
 
-static int host_fill(struct copy *c, const struct copy_fill *fill, uint32_t ready)
+int copy_host_fill(struct copy *c, const struct copy_fill *fill, uint32_t ready,
+                   const struct copy_arrivals *arrivals)
 {
 	int rc;
 
@@ -391,12 +475,18 @@ static int host_fill(struct copy *c, const struct copy_fill *fill, uint32_t read
 	rc = check_rests(c);
 	if (rc == 0) {
 		c->filling = (struct filling){.fill = *fill, .ready = ready};
+		c->arrivals = *arrivals;
 		if (fill->plan->blocks > 0)
 			job_start(c, JOB_FILL);
 	}
 	pthread_mutex_unlock(&c->lock);
 	pthread_cond_signal(&c->work);
 	return rc;
+}
+
+static int host_fill(struct copy *c, const struct copy_fill *fill, uint32_t ready)
+{
+	return copy_host_fill(c, fill, ready, &no_arrivals);
 }
 
 static void host_fill_more(struct copy *c, uint32_t ready)
@@ -522,27 +612,83 @@ fail:
 	return rc;
 }
 
-/* What no device owns. */
-static bool host_owns(const void *addr, uint64_t bytes)
+/* A byte that cannot be read fails the system call: no signal. Unlike process_vm_readv() it
+ * reads as a copy thread does, also what a driver mapped. True where that cannot be asked. */
+static bool both_readable(const uint8_t *first, const uint8_t *last)
 {
+	struct iovec ends[] = {{(void *)first, 1}, {(void *)last, 1}};
+	int pipe_fd[2];
+	ssize_t done;
+	bool readable;
+
+	if (pipe2(pipe_fd, O_CLOEXEC) != 0)
+		return true;
+	done = writev(pipe_fd[1], ends, 2);
+	readable = done == 2 || (done < 0 && errno != EFAULT);
+	close(pipe_fd[0]);
+	close(pipe_fd[1]);
+	return readable;
+}
+
+static int host_where(const void *addr, uint64_t bytes, int *device)
+{
+	*device = DEVICE_HOST;
+	if (both_readable(addr, (const uint8_t *)addr + bytes - 1))
+		return 0;
+	return error_set(FTMEM_EINVAL,
+	                 "memory at %p is not readable by the processor: if it is a device's, "
+	                 "libftmem was built without CUDA (FTMEM_WITH_CUDA) and has to be built "
+	                 "with it",
+	                 addr);
+}
+
+static int host_prepare(struct copy *c, struct copy_plan *plan, void *addr, uint64_t bytes)
+{
+	(void)c;
+	(void)plan;
+	(void)addr;
 	(void)bytes;
-	return addr != NULL;
+	return 0;
+}
+
+static void host_release(struct copy *c, struct copy_plan *plan)
+{
+	(void)c;
+	(void)plan;
+}
+
+/* Copies of host memory do not fail: they are cancelled, and who does knows why. */
+static void host_why(struct copy *c, char *text, size_t bytes)
+{
+	(void)c;
+	if (bytes > 0)
+		text[0] = '\0';
+}
+
+static void host_figures(struct copy *c, struct copy_figures *out)
+{
+	(void)c;
+	*out = (struct copy_figures){0};
 }
 
 const struct copy_ops *copy_host(void)
 {
 	static const struct copy_ops ops = {
 		.name = "host",
-		.owns = host_owns,
+		.where = host_where,
 		.open = host_open,
+		.prepare = host_prepare,
+		.release = host_release,
 		.begin = host_begin,
 		.fence = host_fence,
 		.cancel = host_cancel,
 		.done = host_done,
+		.why = host_why,
 		.put = host_put,
 		.fill = host_fill,
 		.fill_more = host_fill_more,
 		.fill_end = host_fill_end,
+		.figures = host_figures,
 		.close = host_close,
 	};
 

@@ -22,6 +22,39 @@ static uint32_t pad(uint8_t *to, uint32_t bytes, uint32_t sum)
 	return checksum_more(sum, to, bytes);
 }
 
+/* All pieces have arrived. */
+static void seal_block(const struct copy_job *job, const struct copy_block *block)
+{
+	const struct copy_piece *piece = job->plan->piece + block->first;
+	uint8_t *data = job->data + block->offset;
+	uint32_t at = 0;
+
+	for (uint32_t i = 0; i < block->count; i++) {
+		memset(data + at, 0, piece[i].offset - at);
+		at = piece[i].offset + piece[i].bytes;
+	}
+	memset(data + at, 0, block->bytes - at);
+	job->sums[block->sum] = checksum_more(0, data, block->bytes);
+}
+
+void copy_read_early(const struct copy_job *job, uint32_t index)
+{
+	const struct copy_block *block = &job->plan->block[index];
+	const struct copy_piece *piece = job->plan->piece + block->first;
+
+	for (uint32_t i = 0; i < block->count; i++) {
+		uint8_t *to = job->data + block->offset + piece[i].offset;
+
+		if (piece[i].device != DEVICE_HOST)
+			continue;
+		if (piece[i].view)
+			box_view_gather(piece[i].view, piece[i].addr, piece[i].from, to,
+			                piece[i].bytes);
+		else
+			stream_copy(to, piece[i].addr, piece[i].bytes);
+	}
+}
+
 void copy_read_block(const struct copy_job *job, uint32_t index)
 {
 	const struct copy_block *block = &job->plan->block[index];
@@ -29,6 +62,10 @@ void copy_read_block(const struct copy_job *job, uint32_t index)
 	uint8_t *data = job->data + block->offset;
 	uint32_t sum = 0, at = 0;
 
+	if (job->plan->on_device) {
+		seal_block(job, block);
+		return;
+	}
 	for (uint32_t i = 0; i < block->count; i++) {
 		uint8_t *to = data + piece[i].offset;
 
@@ -53,6 +90,8 @@ void copy_read_check(const struct copy_job *job, uint32_t index)
 	uint8_t bounce[BOUNCE_BYTES];
 	uint32_t sum = 0, n;
 
+	if (k->device != DEVICE_HOST)
+		return;
 	if (k->view.dims == 0) {
 		job->check_sum[index] = checksum(k->addr + k->view.offset + k->from, k->bytes);
 		return;

@@ -108,6 +108,8 @@ static void block_scatter(const struct copy_fill *fill, const struct copy_block 
 		uint64_t at = block->offset + piece[i].offset;
 		uint32_t skip = at < blob_bytes ? smaller(piece[i].bytes, blob_bytes - at) : 0;
 
+		if (piece[i].device != DEVICE_HOST)
+			continue;
 		if (piece[i].view)
 			box_view_scatter(piece[i].view, piece[i].addr, piece[i].from, from,
 			                 piece[i].bytes);

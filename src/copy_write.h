@@ -20,7 +20,8 @@ struct copy_puts copy_puts_all(const struct copy_put *put, uint32_t count);
 struct copy_puts copy_puts_take(struct copy_puts *left);
 void copy_puts_write(const struct copy_puts *taken);
 
-/* Whether the block fits its checksum: only then it is written. */
+/* Whether the block fits its checksum: only then it is written, but for what belongs into
+ * the memory of devices. */
 bool copy_fill_block(const struct copy_fill *fill, uint32_t index);
 
 #endif

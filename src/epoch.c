@@ -93,6 +93,8 @@ int epoch_new(const struct epoch_config *config, const struct epoch_parts *parts
 	e->cell = parts->cell;
 	e->cells = parts->cells;
 	e->arena = parts->arena;
+	e->copy_ops = config->copy_ops;
+	e->copy = config->copy;
 	e->number = e->arena->header->epoch;
 	e->geometry = e->arena->header->geometry;
 	e->limiter = (struct limiter){.rate = config->max_bandwidth, .last_ns = clock_ns()};
@@ -107,6 +109,9 @@ int epoch_new(const struct epoch_config *config, const struct epoch_parts *parts
 		goto fail;
 	}
 	rc = new_stripes(e, config);
+	/* Last, since it may take seconds. */
+	if (rc == 0)
+		rc = e->copy_ops->prepare(e->copy, e->plan, e->arena->base, e->arena->bytes);
 	if (rc < 0)
 		goto fail;
 	*out = e;
@@ -128,6 +133,8 @@ void epoch_free(struct epoch *e, bool linger)
 	}
 	free(e->stripe);
 	free(e->landed);
+	if (e->plan)
+		e->copy_ops->release(e->copy, e->plan);
 	copy_plan_free(e->plan);
 	compare_free(e->compare);
 	free(e->cell);

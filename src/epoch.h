@@ -26,12 +26,16 @@ struct epoch {
 	struct arena *arena;
 	struct copy_plan *plan;
 	_Atomic unsigned char *landed; /* [plan->blocks] */
+	const struct copy_ops *copy_ops;
+	struct copy *copy;             /* for which the plan is prepared */
 	struct stripe **stripe;        /* [arena->shape.rails]; the data's first */
 	struct limiter limiter;
 };
 
 struct epoch_config {
 	struct net *net;
+	const struct copy_ops *copy_ops;
+	struct copy *copy;             /* nothing is under way */
 	uint32_t window;               /* 0: chosen from the cache */
 	uint64_t l2_bytes;             /* 0: unknown */
 	uint64_t max_bandwidth;
@@ -47,11 +51,11 @@ struct epoch_parts {
 	struct arena *arena;
 };
 
-/* Takes the parts, also on error. ENOMEM, ENET; EINVAL: blocks too large. */
+/* Takes the parts, also on error. ENOMEM, ESYS, ENET, EDEVICE; EINVAL: blocks too large. */
 int epoch_new(const struct epoch_config *config, const struct epoch_parts *parts,
               struct epoch **out);
-/* Accepts NULL. If a transfer is still under way, or linger is set, the arena stays
- * mapped. */
+/* Accepts NULL. No copy is under way, so that none touches the arena any more. If a transfer
+ * still is, or linger is set, the arena stays mapped. */
 void epoch_free(struct epoch *e, bool linger);
 
 /* The rail in which the rank's data lies, and its member there. */

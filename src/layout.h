@@ -29,7 +29,8 @@ struct layout_piece {
 /* Immutable once settled; any thread may read. */
 struct layout {
 	uint32_t regions, pieces;
-	struct region *region;      /* in order of registration; addr NULL if parsed */
+	struct region *region;      /* in order of registration; if parsed, addr is NULL and
+	                               device DEVICE_HOST */
 	struct layout_piece *piece; /* by region, then box_compare(); NULL until settled */
 	uint8_t *blob;              /* serialised, owned; NULL if parsed, empty or not settled */
 	uint64_t blob_bytes;        /* multiple of 64; 0 if there are no regions */

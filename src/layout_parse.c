@@ -59,7 +59,7 @@ static const char *blob_get_region(struct blob_reader *r, struct layout *l, char
                                    char text[REGION_FAULT])
 {
 	char name[FTMEM_REGION_NAME_MAX + 1 + BLOB_ALIGN];
-	struct region region = {.name = name};
+	struct region region = {.name = name, .device = DEVICE_HOST};
 	struct blob_region head;
 	const char *fault;
 	size_t dims, padded;

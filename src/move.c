@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "clock.h"
@@ -54,6 +55,7 @@ static int make_streams(struct move *v)
 		const struct plan_order *o = &v->order[i];
 
 		part->view = stored_view(v, o->rank, o->piece, &o->box, &part->array);
+		part->device = DEVICE_HOST;
 		add_part(v->out, &v->outs, o->to, part);
 	}
 	for (uint32_t i = 0; i < v->deliveries; i++) {
@@ -62,6 +64,7 @@ static int make_streams(struct move *v)
 		if (d->part->agent == v->ft->net->rank)
 			continue;
 		part->array = d->wish->region->addr;
+		part->device = d->wish->region->device;
 		part->view = wanted_view(d);
 		add_part(v->in, &v->ins, d->part->agent, part++);
 	}
@@ -84,6 +87,7 @@ static int make_puts(struct move *v, struct copy_put **out, uint32_t *count)
 		if (d->part->agent != v->ft->net->rank)
 			continue;
 		put->to = d->wish->region->addr;
+		put->device = d->wish->region->device;
 		put->to_view = wanted_view(d);
 		put->source_view =
 			stored_view(v, d->part->rank, d->part->piece, &d->part->box, &array);
@@ -136,6 +140,7 @@ static int fill_regions(struct move *v, struct move_report *report)
 	};
 	uint64_t begin = clock_ns(), busiest = 0;
 	struct copy_put *put = NULL;
+	char cause[ERROR_MSG_MAX];
 	uint32_t puts = 0;
 	int rc = make_streams(v), local_rc;
 
@@ -149,11 +154,13 @@ static int fill_regions(struct move *v, struct move_report *report)
 		ft->must_restore = true;
 		config.timeout_ms = patience_ms(ft, busiest);
 		local_rc = puts > 0 ? ft->copy_ops->put(ft->copy, put, puts) : 0;
+		snprintf(cause, sizeof(cause), "%s", error_msg());
 		if (local_rc < 0)
-			log_line(&ft->opts.log, FTMEM_LOG_ERROR, "%s", error_msg());
+			log_line(&ft->opts.log, FTMEM_LOG_ERROR, "%s", cause);
 		/* Also a rank that failed serves the others. */
 		rc = transfer_run(&config, v->out, v->outs, v->in, v->ins);
-		rc = rc == 0 ? local_rc : rc;
+		if (rc == 0 && local_rc < 0)
+			rc = error_set(local_rc, "%s", cause);
 		rc = session_agree_sent(ft, rc, busiest, "filling the regions");
 	}
 	for (uint32_t i = 0; i < puts; i++)

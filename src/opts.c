@@ -56,7 +56,8 @@
 	X(OPT_COUNT, window, window, 1, 16, 1, "FTMEM_WINDOW", "auto",                             \
 	  "block rows in flight, 1 to 16; auto: 2, or up to 4 that fit the same cache")            \
 	X(OPT_COUNT, copy_threads, copy_threads, 1, 64, 1, "FTMEM_COPY_THREADS", "auto",           \
-	  "threads of each rank that copy, 1 to 64; auto: 1 to 4, as the rank has CPUs for them")  \
+	  "threads of each rank that copy, 1 to 64; auto: 1 to 4, to 12 where there are GPUs, as " \
+	  "the rank has CPUs for them")                                                            \
 	X(OPT_LEVEL, log_level, log.level, FTMEM_LOG_ERROR, FTMEM_LOG_DEBUG, 1, "FTMEM_LOG_LEVEL", \
 	  "info", "error, warn, info or debug, or 1 to 4")                                         \
 	X(OPT_BYTES, max_bandwidth, max_bandwidth, 0, UINT64_MAX, 1, "FTMEM_MAX_BANDWIDTH", "0",   \
@@ -69,7 +70,15 @@
 	  "snapshots from one comparison of replicas to the next, 0: never")                       \
 	X(OPT_CPUS, progress_cpus, progress_cpus, 0, 0, 0, "FTMEM_PROGRESS_CPUS", "auto",          \
 	  "CPUs of the library's threads: a list such as 2,4-7, of which those count that the "    \
-	  "process may use; auto: beside the trainer's if it is bound to some; none: not pinned")
+	  "process may use; auto: beside the trainer's if it is bound to some; none: not pinned")  \
+	X(OPT_BYTES, device_staging, device_staging, 0, OPTS_STAGING_MAX, 1,                       \
+	  "FTMEM_DEVICE_STAGING", "0",                                                             \
+	  "bytes of each GPU's memory at most that a seal takes, for what has not left the GPU "   \
+	  "when the fence comes: copied there first it keeps no optimizer waiting; 0: none")       \
+	X(OPT_BUSY, when_busy, when_busy, FTMEM_BUSY_SKIP, FTMEM_BUSY_WAIT, 1, "FTMEM_WHEN_BUSY",  \
+	  "skip",                                                                                  \
+	  "when the spare slot is still in use: skip (the version) or wait (for the slot, up to "  \
+	  "the deadline for a peer)")
 
 enum opt_kind {
 	OPT_JOB,
@@ -82,6 +91,7 @@ enum opt_kind {
 	OPT_BYTES,
 	OPT_LEVEL,
 	OPT_PRIVATE,
+	OPT_BUSY,
 	OPT_WISH, /* a count; 0 if nothing says it, its default is another program's */
 };
 
@@ -329,10 +339,14 @@ static const char *const *words_of(enum opt_kind kind)
 {
 	static const char *const level[] = {"error", "warn", "info", "debug", NULL};
 	static const char *const private_rule[] = {"rank", "drop", NULL};
+	static const char *const busy_rule[] = {"skip", "wait", NULL};
 
-	if (kind == OPT_LEVEL)
-		return level;
-	return kind == OPT_PRIVATE ? private_rule : NULL;
+	switch (kind) {
+	case OPT_LEVEL: return level;
+	case OPT_PRIVATE: return private_rule;
+	case OPT_BUSY: return busy_rule;
+	default: return NULL;
+	}
 }
 
 static bool word_parse(const char *text, enum opt_kind kind, uint64_t *out)

@@ -14,6 +14,8 @@
 /* The highest number of a CPU, and the bytes of a list of them. */
 #define OPTS_CPU_MAX 65535
 #define OPTS_CPUS_TEXT 4096
+/* What no device has. */
+#define OPTS_STAGING_MAX (UINT64_C(1) << 48)
 /* Of an SMP that nothing says otherwise. */
 #define OPTS_EXPIRE_S 3600
 
@@ -31,6 +33,8 @@ struct opts {
 	uint32_t private_rule; /* enum ftmem_private */
 	uint32_t compare_every;
 	char progress_cpus[OPTS_CPUS_TEXT]; /* "auto", "none" or a list of CPUs */
+	uint64_t device_staging;
+	uint32_t when_busy; /* enum ftmem_busy_rule */
 	uint32_t (*private_from)(void *arg, const char *name, uint32_t rank, uint32_t ranks,
 	                         uint32_t old_ranks);
 	void *private_arg;

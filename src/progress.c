@@ -53,6 +53,7 @@ struct progress {
 	char broken_text[256];
 	struct progress_stats stats;
 
+	char warned[ERROR_MSG_MAX]; /* of a copy that did not begin; trainer's thread only */
 	struct snapshot engine;
 };
 
@@ -392,27 +393,41 @@ static int refuse_version(const struct progress *p, uint64_t version)
 	                 version, p->next_version);
 }
 
-/* Under the lock: queues the version, begins to fill if the spare slot is free. */
-static int enqueue(struct progress *p, uint64_t version, void *stream, uint64_t now)
+/* Under the lock: whether the spare slot is free, and the engine the trainer's thread's. */
+static bool slot_free(const struct progress *p)
 {
-	struct call *call;
-	bool free_slot;
+	return p->count == 0 && commit_can_fill(&p->engine.commit);
+}
 
-	if (p->broken)
-		return broken(p);
-	if (version >= FTMEM_VERSION_MAX || (p->any_version && version < p->next_version))
-		return refuse_version(p, version);
-	if (p->count == QUEUE) {
-		p->broken = true;
-		snprintf(p->broken_text, sizeof(p->broken_text), "%d versions wait for other ranks",
-		         QUEUE);
-		return broken(p);
-	}
+/* Under the lock, which the wait gives up. Only this thread queues versions, so none comes
+ * between the wait's end and its own. */
+static void await_slot(struct progress *p)
+{
+	uint64_t begin = clock_ns();
+	struct timespec until = timespec_of(clock_deadline(p->config.timeout_ms));
+
+	if (slot_free(p))
+		return;
+	p->stats.waited++;
+	while (!slot_free(p) && !p->broken)
+		if (pthread_cond_timedwait(&p->resolved, &p->lock, &until) == ETIMEDOUT)
+			break;
+	p->stats.wait_s += (double)(clock_ns() - begin) * 1e-9;
+	if (!slot_free(p) && !p->broken)
+		error_set(FTMEM_BUSY,
+		          "the version before did not end in %" PRIu32 " ms: it waits for %s",
+		          p->config.timeout_ms, p->waits_for[0] ? p->waits_for : "its exchange");
+}
+
+/* Under the lock: there is a place in the queue. Begins to fill if the spare slot is free. */
+static int enqueue(struct progress *p, uint64_t version, void *stream)
+{
+	bool free_slot = slot_free(p);
+	struct call *call = &p->queue[(p->first + p->count) % QUEUE];
+
 	p->any_version = true;
 	p->next_version = version + 1;
-	free_slot = p->count == 0 && commit_can_fill(&p->engine.commit);
-	call = &p->queue[(p->first + p->count) % QUEUE];
-	*call = (struct call){version, now, false, false};
+	*call = (struct call){version, clock_ns(), false, false};
 	p->calls++;
 	call->compare = p->config.compare_every && p->calls % p->config.compare_every == 0;
 	if (free_slot)
@@ -427,15 +442,45 @@ static int enqueue(struct progress *p, uint64_t version, void *stream, uint64_t 
 	return call->go ? 0 : FTMEM_DROPPED;
 }
 
+/* Under the lock. */
+static int take_version(struct progress *p, uint64_t version, void *stream)
+{
+	if (!p->broken && (version >= FTMEM_VERSION_MAX ||
+	                   (p->any_version && version < p->next_version)))
+		return refuse_version(p, version);
+	if (p->config.wait_busy && !p->broken)
+		await_slot(p);
+	if (!p->broken && p->count == QUEUE) {
+		p->broken = true;
+		snprintf(p->broken_text, sizeof(p->broken_text), "%d versions wait for other ranks",
+		         QUEUE);
+	}
+	return p->broken ? broken(p) : enqueue(p, version, stream);
+}
+
+/* A copy that does not begin often does not at the next step either: the same is said once. */
+static void warn_dropped(struct progress *p, uint64_t version)
+{
+	if (strcmp(p->warned, error_msg()) == 0)
+		return;
+	snprintf(p->warned, sizeof(p->warned), "%s", error_msg());
+	log_line(p->config.log, FTMEM_LOG_WARN, "version %" PRIu64 " is dropped: %s", version,
+	         p->warned);
+	/* Who takes the line may have called the library. */
+	error_set(FTMEM_DROPPED, "%s", p->warned);
+}
+
 int progress_snapshot(struct progress *p, uint64_t version, void *stream)
 {
-	uint64_t now = clock_ns();
+	uint64_t begin = clock_ns();
 	int rc;
 
 	pthread_mutex_lock(&p->lock);
-	rc = enqueue(p, version, stream, now);
-	p->stats.call_s = (double)(clock_ns() - now) * 1e-9;
+	rc = take_version(p, version, stream);
+	p->stats.call_s = (double)(clock_ns() - begin) * 1e-9;
 	pthread_mutex_unlock(&p->lock);
+	if (rc == FTMEM_DROPPED)
+		warn_dropped(p, version);
 	return rc;
 }
 

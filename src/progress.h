@@ -19,9 +19,12 @@ struct progress_config {
 	struct copy *copy;
 	struct keeper *keeper;
 	const struct log *log;
-	uint32_t timeout_ms;       /* after which a version that waits is reported */
+	uint32_t timeout_ms;       /* after which a version that waits is reported, and a copy
+	                              that was cancelled counts as stuck */
 	uint32_t compare_every;    /* versions asked for from one comparison of replicas to
 	                              the next, 0: never */
+	bool wait_busy;            /* progress_snapshot() waits for the spare slot, at most
+	                              timeout_ms */
 	void (*pin)(void *arg);    /* called first on the thread */
 	void *pin_arg;
 	/* Called on the thread when the epoch's first version is committed. */
@@ -33,11 +36,14 @@ struct progress_stats {
 	uint64_t committed, dropped, skipped, newest, compared, differing;
 	bool stored;               /* newest is valid */
 	double call_s, copy_s, protect_s;
+	uint64_t waited;           /* calls that waited for the spare slot */
+	double wait_s;             /* sum */
 };
 
 /* ENOMEM, ESYS. */
 int progress_new(const struct progress_config *config, struct progress **out);
-/* Stops if running; versions under way are given up. Accepts NULL. */
+/* Stops if running; versions under way are given up. Cancels a copy under way and waits for its
+ * end, which a device that is stuck may not come to (copy_ops.done()). Accepts NULL. */
 void progress_free(struct progress *p);
 
 /* While stopped: from now on versions of this epoch. slots: as commit_init(). */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "refill.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "clock.h"
@@ -70,14 +71,24 @@ static int fill_and_rebuild(struct rescue *r, struct refill_report *report, uint
 	uint64_t begin = clock_ns();
 	int rc, fill_rc = ft->copy_ops->fill(ft->copy, &fill, m->lost ? 0 : e->plan->blocks);
 	bool begun = fill_rc == 0;
+	char cause[ERROR_MSG_MAX];
 
 	*damaged = 0;
+	snprintf(cause, sizeof(cause), "%s", error_msg());
 	if (!begun)
-		log_line(&ft->opts.log, FTMEM_LOG_ERROR, "%s", error_msg());
+		log_line(&ft->opts.log, FTMEM_LOG_ERROR, "%s", cause);
 	/* Also a rank that cannot fill serves the others. */
 	rc = rescue_rebuild(r, &pass, &report->rebuilt);
-	if (begun)
+	if (rc < 0)
+		snprintf(cause, sizeof(cause), "%s", error_msg());
+	if (begun) {
 		fill_rc = ft->copy_ops->fill_end(ft->copy, damaged);
+		if (fill_rc < 0)
+			log_line(&ft->opts.log, FTMEM_LOG_ERROR, "%s", error_msg());
+	}
+	/* The message is that of the result. */
+	if (rc < 0 || !begun)
+		error_set(rc < 0 ? rc : fill_rc, "%s", cause);
 	report->seconds = (double)(clock_ns() - begin) * 1e-9;
 	if (rc == 0)
 		rc = session_agree_late(ft, fill_rc, r->busiest, "filling the regions");

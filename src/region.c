@@ -229,9 +229,10 @@ const char *region_fault(const struct region *r, char text[REGION_FAULT])
 
 /* Without a name. Beyond ndim all is zero, whatever the caller left there: equal regions
  * are equal bytes. */
-static struct region region_from(const struct ftmem_region *r)
+static struct region region_from(const struct ftmem_region *r, int device)
 {
-	struct region own = {.addr = r->addr, .bytes = r->bytes, .box.ndim = r->ndim};
+	struct region own = {
+		.addr = r->addr, .bytes = r->bytes, .box.ndim = r->ndim, .device = device};
 	uint32_t d;
 
 	own.elem_bytes = r->ndim > 0 ? r->elem_bytes : 0;
@@ -325,7 +326,7 @@ static int set_check_name(const struct region_set *set, const char *name, const 
 	return FTMEM_OK;
 }
 
-int region_set_add(struct region_set *set, const struct ftmem_region *r)
+int region_set_add(struct region_set *set, const struct ftmem_region *r, int device)
 {
 	struct ftmem_region own = {0};
 	char text[REGION_FAULT];
@@ -337,7 +338,7 @@ int region_set_add(struct region_set *set, const struct ftmem_region *r)
 	rc = region_take(r, &own);
 	if (rc != FTMEM_OK)
 		return rc;
-	region = region_from(&own);
+	region = region_from(&own, device);
 	fault = ndim_fault(&own);
 	if (!fault)
 		fault = region_fault(&region, text);

@@ -7,6 +7,7 @@
 #define FTMEM_REGION_H
 
 #include "box.h"
+#include "device.h"
 #include "ftmem.h"
 
 /* Slot data of one rank at most, so that sums of sizes never overflow. */
@@ -19,6 +20,7 @@ struct region {
 	uint32_t elem_bytes;  /* 0 if private */
 	uint64_t shape[FTMEM_MAX_DIMS];
 	struct box box;       /* of the tensor called name; ndim 0: private to the rank */
+	int device;           /* DEVICE_HOST, or the number of the one that holds it */
 };
 
 struct region_set;
@@ -30,7 +32,7 @@ void region_set_free(struct region_set *set);
  * too long or taken, a shape without ndim, a box that does not fit. A name is taken if
  * another region has it, unless both are boxes of one tensor that do not overlap. ENOMEM.
  */
-int region_set_add(struct region_set *set, const struct ftmem_region *r);
+int region_set_add(struct region_set *set, const struct ftmem_region *r, int device);
 /* All of that name. EINVAL: there is none. */
 int region_set_remove(struct region_set *set, const char *name);
 uint32_t region_set_count(const struct region_set *set);

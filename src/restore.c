@@ -170,7 +170,7 @@ static int protect_again(struct rescue *r)
 		return rc;
 	/* No training runs that the ceiling would spare. */
 	ft->epoch->limiter.rate = 0;
-	rc = progress_snapshot(ft->progress, version, NULL);
+	rc = progress_snapshot(ft->progress, version, COPY_AT_REST);
 	/* Room for 100 MB/s beyond the deadline for a peer's answer. */
 	deadline = session_deadline(ft) + most * 10;
 	if (rc >= 0)
@@ -178,8 +178,8 @@ static int protect_again(struct rescue *r)
 	if (rc == FTMEM_DROPPED)
 		rc = error_set(FTMEM_ENET,
 		               "version %" PRIu64 " was restored, but could not be protected "
-		               "again: call ftmem_restore() once more",
-		               version);
+		               "again: call ftmem_restore() once more: %s",
+		               version, error_msg());
 	if (progress_stop(ft->progress, deadline) < 0) {
 		session_give_up(ft, "a restored version could not be protected again in time");
 		rc = rc < 0 ? rc : FTMEM_ETIMEOUT;

@@ -33,6 +33,7 @@ struct seal {
 	uint32_t rails_count;
 	uint64_t geometry;
 	uint64_t epoch;
+	uint64_t pinned; /* bytes of the largest arena of a rank with regions on devices */
 	bool anew, join, created, stored;
 	struct arena *arena;
 };
@@ -349,6 +350,14 @@ static int take_arena(struct seal *s, const struct arena_spec *spec, uint64_t by
 	return arena_create(fd, spec, &s->arena);
 }
 
+static bool on_device(const struct layout *l)
+{
+	for (uint32_t i = 0; i < l->regions; i++)
+		if (l->region[i].device != DEVICE_HOST)
+			return true;
+	return false;
+}
+
 static int settle_memory(struct seal *s)
 {
 	struct ftmem *ft = s->ft;
@@ -364,25 +373,27 @@ static int settle_memory(struct seal *s)
 		.rails_count = s->rails_count,
 		.late = s->join && s->stored,
 	};
-	uint64_t bytes = 0, most;
+	uint64_t bytes = 0, most[2]; /* to touch, to pin */
 	int rc = s->arena ? 0 : arena_bytes(&spec, &bytes);
 
 	rc = session_agree(ft, rc, "sizing the arenas");
 	if (rc == 0)
 		rc = room_check(ft, bytes, "the arenas");
-	most = bytes;
+	most[0] = bytes;
+	most[1] = !on_device(s->layout) ? 0 : s->arena ? s->arena->bytes : bytes;
 	if (rc == 0)
-		rc = net_allreduce(ft->net, &most, 1, NET_MAX, session_deadline(ft),
+		rc = net_allreduce(ft->net, most, 2, NET_MAX, session_deadline(ft),
 		                   "sizing the arenas");
 	if (rc < 0)
 		return rc;
+	s->pinned = most[1];
 	if (!s->arena)
 		rc = take_arena(s, &spec, bytes);
 	if (rc == 0)
 		rc = topo_place(ft->topo, s->arena->base, s->arena->bytes);
 	if (rc == 0)
 		rc = room_touch(ft, s->arena->base, s->arena->bytes);
-	return session_agree_late(ft, rc, most, "taking memory for the arenas");
+	return session_agree_late(ft, rc, most[0], "taking memory for the arenas");
 }
 
 /* --- the new epoch takes over --- */
@@ -456,6 +467,8 @@ static int seal(struct seal *s)
 	struct ftmem *ft = s->ft;
 	struct epoch_config config = {
 		.net = ft->net,
+		.copy_ops = ft->copy_ops,
+		.copy = ft->copy,
 		.window = ft->opts.window,
 		.l2_bytes = topo_l2_bytes(ft->topo),
 		.max_bandwidth = ft->opts.max_bandwidth,
@@ -481,7 +494,7 @@ static int seal(struct seal *s)
 	s->cell = NULL;
 	s->arena = NULL;
 	rc = epoch_new(&config, &parts, &e);
-	rc = session_agree(ft, rc, "preparing the exchange");
+	rc = session_agree_late(ft, rc, s->pinned, "preparing copies and the exchange");
 	if (rc < 0) {
 		epoch_free(e, ft->net->lingering);
 		return rc;

@@ -6,10 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "error.h"
 #include "tune.h"
+
+/* More of them pin memory no faster. */
+#define PIN_THREADS_MAX 8u
 
 /* --- agreement --- */
 
@@ -191,21 +195,44 @@ static int choose_cpus(struct ftmem *ft)
 	return rc;
 }
 
+/* Without starting a driver. The threads begin before it is known where regions lie. */
+static bool sees_devices(void)
+{
+	const struct device_ops *ops = device_ops();
+
+	return ops && ops->file && access(ops->file, F_OK) == 0;
+}
+
 static void choose_threads(struct ftmem *ft)
 {
 	uint32_t cpus = topo_share(ft->topo);
+	bool devices = sees_devices();
 
 	if (ft->opts.copy_threads != 0)
 		return;
-	ft->opts.copy_threads = tune_copy_threads(cpus);
+	ft->opts.copy_threads = tune_copy_threads(cpus, devices);
 	log_line(&ft->opts.log, FTMEM_LOG_DEBUG,
-	         "%" PRIu32 " copy threads: chosen from %" PRIu32 " CPUs for the library's threads",
-	         ft->opts.copy_threads, cpus);
+	         "%" PRIu32 " copy threads: chosen from %" PRIu32
+	         " CPUs for the library's threads%s",
+	         ft->opts.copy_threads, cpus, devices ? ", as there are devices" : "");
+}
+
+/* They work while the trainer's thread waits, as those that touch memory. */
+static uint32_t pin_threads(const struct ftmem *ft)
+{
+	uint32_t ranks = ft->map->node[ft->map->node_of_rank[ft->net->rank]].ranks;
+	uint32_t share = topo_cpus(ft->topo) / ranks;
+
+	if (share == 0)
+		return 1;
+	return share < PIN_THREADS_MAX ? share : PIN_THREADS_MAX;
 }
 
 static int open_local(struct ftmem *ft)
 {
 	struct copy_config copy = {
+		.device_staging = ft->opts.device_staging,
+		.pin_threads = pin_threads(ft),
 		.log = &ft->opts.log,
 		.pin = pin_thread,
 	};
@@ -215,6 +242,7 @@ static int open_local(struct ftmem *ft)
 		.log = &ft->opts.log,
 		.timeout_ms = ft->opts.timeout_ms,
 		.compare_every = ft->opts.compare_every,
+		.wait_busy = ft->opts.when_busy == FTMEM_BUSY_WAIT,
 		.pin = pin_thread,
 		.retire = on_retire,
 		.retire_arg = ft,
@@ -226,7 +254,7 @@ static int open_local(struct ftmem *ft)
 	choose_threads(ft);
 	copy.threads = ft->opts.copy_threads;
 	copy.pin_arg = progress.pin_arg = ft->topo;
-	ft->copy_ops = copy_host();
+	ft->copy_ops = device_ops() ? copy_device() : copy_host();
 	if (rc == 0)
 		rc = ft->copy_ops->open(&copy, &ft->copy);
 	progress.copy_ops = ft->copy_ops;
@@ -280,8 +308,31 @@ fail:
 	return rc;
 }
 
+/* --- close --- */
+
+/* What copies use: the former epochs' plans and arenas, then the backend. False: a copy does
+ * not come to its end, so all of that stays, with what it points to. */
+static bool free_copies(struct ftmem *ft)
+{
+	bool linger = ft->net && ft->net->lingering;
+
+	if (ft->copy && !ft->copy_ops->done(ft->copy)) {
+		log_line(&ft->opts.log, FTMEM_LOG_ERROR,
+		         "closing: a copy of regions was cancelled and does not end; is a device "
+		         "stuck? Its memory stays until the process ends: do not free regions");
+		return false;
+	}
+	epoch_free(ft->epoch, linger);
+	epoch_free(ft->former, linger);
+	if (ft->copy)
+		ft->copy_ops->close(ft->copy);
+	return true;
+}
+
 void session_close(struct ftmem *ft)
 {
+	bool whole;
+
 	if (!ft)
 		return;
 	if (ft->net)
@@ -293,15 +344,14 @@ void session_close(struct ftmem *ft)
 	if (ft->epoch && keeper_ensure(&ft->keeper) < 0)
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "closing: %s: this node's memory is lost",
 		         error_msg());
-	if (ft->copy)
-		ft->copy_ops->close(ft->copy);
 	keeper_deinit(&ft->keeper);
-	epoch_free(ft->epoch, ft->net && ft->net->lingering);
-	epoch_free(ft->former, ft->net && ft->net->lingering);
+	whole = free_copies(ft);
 	region_set_free(ft->regions);
 	topo_free(ft->topo);
 	map_free(ft->map);
 	net_free(ft->net);
+	if (!whole)
+		return;
 	pthread_mutex_destroy(&ft->lock);
 	free(ft);
 }

@@ -101,6 +101,8 @@ static void note_reason(struct snapshot *s)
 	if (s->reason[0])
 		return;
 	if (s->filled == COMMIT_FAILED)
+		s->copy_ops->why(s->copy, s->reason, sizeof(s->reason));
+	if (s->filled == COMMIT_FAILED && !s->reason[0])
 		snprintf(s->reason, sizeof(s->reason), "a copy or a block of its group failed");
 	if (s->filled == COMMIT_DISSENT)
 		snprintf(s->reason, sizeof(s->reason), "another rank of its group skipped it");

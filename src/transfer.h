@@ -25,6 +25,7 @@
 struct transfer_part {
 	uint8_t *array;
 	struct box_view view;
+	int device;    /* of the array: DEVICE_HOST, always if sent, or its number */
 };
 
 /* Both ends give the same sizes in the same order. */

@@ -62,24 +62,16 @@ uint64_t transfer_messages(const struct transfer_stream *s)
 }
 
 /* Where its bytes are neighbours; NULL if they are not, or not in host memory. */
-static uint8_t *message_direct(const struct transfer *t, const struct lane *l,
-                               const struct message *m)
+static uint8_t *message_direct(const struct transfer_stream *s, const struct message *m)
 {
-	const struct copy_ops *ops = t->config->copy_ops;
-	const struct transfer_part *p = &l->stream->what->part[m->part];
+	const struct transfer_part *p = &s->part[m->part];
 	uint64_t follow;
 	uint8_t *at;
 
-	if (m->parts > 1)
+	if (m->parts > 1 || p->device != DEVICE_HOST)
 		return NULL;
 	at = p->array + box_view_at(&p->view, m->from, &follow);
-	if (follow < m->bytes)
-		return NULL;
-	/* Slots are host memory; of regions, what the host's backend owns and a device's does
-	 * not. */
-	if (l->queue->in && ops->owns(at, m->bytes) != (ops == copy_host()))
-		return NULL;
-	return at;
+	return follow < m->bytes ? NULL : at;
 }
 
 static void message_gather(const struct transfer_stream *s, const struct message *m,
@@ -116,6 +108,7 @@ static int message_put(struct transfer *t, const struct transfer_stream *s, cons
 				.to_from = m->from,
 				.source_from = offset,
 				.bytes = bytes,
+				.device = p->device,
 			};
 		offset += bytes;
 		if (count == TRANSFER_PUTS || (count > 0 && i + 1 == m->parts)) {
@@ -149,7 +142,7 @@ static int lane_begin(struct transfer *t, struct lane *l, struct flight *f)
 	f->at = (uint8_t *)(l->queue->in ? s->theirs : s->sums);
 	if (f->number < s->messages && message_cut(s->what, &l->place, &f->message)) {
 		bytes = f->message.bytes;
-		f->at = message_direct(t, l, &f->message);
+		f->at = message_direct(s->what, &f->message);
 		if (!f->at)
 			f->at = f->buffer;
 	}

@@ -23,9 +23,11 @@ uint32_t tune_window(uint64_t l2_bytes, uint64_t row_bytes)
 	return rows < TUNE_WINDOW_MAX ? (uint32_t)rows : TUNE_WINDOW_MAX;
 }
 
-uint32_t tune_copy_threads(uint32_t cpus)
+uint32_t tune_copy_threads(uint32_t cpus, bool devices)
 {
+	uint32_t most = devices ? TUNE_THREADS_DEVICE_MAX : TUNE_THREADS_MAX;
+
 	if (cpus <= 2)
 		return 1;
-	return cpus - 1 < TUNE_THREADS_MAX ? cpus - 1 : TUNE_THREADS_MAX;
+	return cpus - 1 < most ? cpus - 1 : most;
 }

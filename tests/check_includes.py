@@ -28,6 +28,7 @@ ec/kernel_isal        : ec/kernel ec/codec_ref
 ec/codec              : ec/kernel ec/codec_ref error
 checksum              : ec/kernel
 stream                :
+device                :
 opts                  : ftmem error log name sized
 memory                : error thread
 topo                  : error
@@ -42,7 +43,7 @@ box                   : ftmem
 bytes                 : error
 tensor                : box bytes error checksum
 overlap               : box error
-region                : ftmem error sized checksum box tensor
+region                : ftmem device error sized checksum box tensor
 layout                : error checksum overlap region
 slot                  : ftmem clock error checksum rail map
 arena                 : error checksum memory name slot
@@ -54,11 +55,16 @@ route                 : error bytes checksum
 match                 : error checksum tensor overlap
 plan                  : error tensor overlap
 # devices
-copy                  : box error log rail layout
+copy                  : device box error log rail layout
+copy_bands            : error copy
 copy_read             : checksum stream copy
 copy_write            : checksum stream copy
 copy_host             : clock error thread copy copy_read copy_write
-cuda/copy_cuda_stub   : copy
+copy_stage            :
+copy_device           : clock error thread checksum device copy copy_bands copy_stage copy_host
+cuda/device_none      : device
+cuda/driver           : error
+cuda/device_cuda      : device error cuda/driver
 # what trainer and snapshot-management process say to each other
 smp/wire              : ftmem error slot
 smp/path              : ftmem error name
@@ -114,11 +120,14 @@ FOREIGN = {
 IMPURE = {"pthread.h", "time.h", "unistd.h", "threads.h", "fcntl.h", "semaphore.h"}
 PURE = {"tune": IMPURE,
         "rail": IMPURE, "map": IMPURE, "box": IMPURE, "tensor": IMPURE, "overlap": IMPURE,
-        "route": IMPURE, "match": IMPURE, "plan": IMPURE,
+        "route": IMPURE, "match": IMPURE, "plan": IMPURE, "copy_bands": IMPURE,
+        "copy_stage": IMPURE | {"stdlib.h"},
         "commit": IMPURE | {"stdlib.h"}, "recover": IMPURE | {"stdlib.h"}}
 
 # Files of a module that is more than one pair; NAME_impl.h is what they share.
-PARTS = {"layout_impl": "layout", "layout_parse": "layout",
+PARTS = {**{f"cuda/device_cuda_{part}": "cuda/device_cuda"
+            for part in ("impl", "scope", "where", "stream", "copy")},
+         "layout_impl": "layout", "layout_parse": "layout",
          "stripe_impl": "stripe", "stripe_move": "stripe", "stripe_seal": "stripe",
          "match_impl": "match", "match_cells": "match", "match_deal": "match",
          "match_read": "match",
@@ -130,6 +139,8 @@ PARTS = {"layout_impl": "layout", "layout_parse": "layout",
          "restore_impl": "restore", "restore_tell": "restore",
          "move_impl": "move", "move_plan": "move",
          "transfer_impl": "transfer", "transfer_stream": "transfer",
+         **{f"copy_device_{part}": "copy_device"
+            for part in ("impl", "ready", "pin", "issue", "check", "fill")},
          "smp/cli_layout_impl": "smp/cli_layout", "smp/cli_layout_view": "smp/cli_layout",
          "smp/cli_layout_text": "smp/cli_layout", "smp/cli_layout_json": "smp/cli_layout"}
 

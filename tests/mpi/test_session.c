@@ -220,7 +220,7 @@ static void statistics_make_sense(void)
 	CHECK(s.nodes == 4 && s.groups == 1 && s.group_nodes == 4 && s.parity == 1);
 	CHECK(s.block_bytes >= 65536 && s.block_bytes <= 262144);
 	CHECK(check_same(job.comm, s.block_bytes));
-	CHECK(s.window >= 2 && s.window <= 4 && s.copy_threads >= 1 && s.copy_threads <= 4);
+	CHECK(s.window >= 2 && s.window <= 4 && s.copy_threads >= 1 && s.copy_threads <= 12);
 	CHECK(s.data_bytes >= 500000 && s.data_bytes < 501000);
 	atomic_store(&enough, false);
 	CHECK(pthread_create(&reader, NULL, read_all_the_time, NULL) == 0);
@@ -230,6 +230,8 @@ static void statistics_make_sense(void)
 	pthread_join(reader, NULL);
 	s = cluster_stats(&job);
 	CHECK(s.committed == 5 && s.newest == 5 && s.stored && s.lost_members == 0);
+	CHECK(s.device_bytes == 0 && s.staged_bytes == 0 && s.stalls == 0 && s.waited == 0);
+	CHECK(s.device_copy_s == 0 && s.device_copy_rate == 0 && s.stall_s == 0);
 	CHECK(s.call_s > 0 && s.copy_s > 0 && s.protect_s >= s.copy_s && s.protect_s < 30);
 	/* Each version sends m x D, and little else. */
 	CHECK_MSG(s.sent_bytes >= 5 * s.data_bytes && s.sent_bytes < 5 * s.data_bytes + 20000,

@@ -109,6 +109,24 @@ static void versions_asked_for_in_a_tight_loop_are_stored_or_skipped(void)
 	finish();
 }
 
+/* Each rank waits until its slot is free, so all are free for all. */
+static void where_slots_are_waited_for_every_version_is_stored(void)
+{
+	const uint32_t count = check_quick() ? 20 : 60;
+	struct ftmem_stats s;
+
+	init(200000);
+	job.opts.when_busy = FTMEM_BUSY_WAIT;
+	cluster_start(&job);
+	cluster_restore_fails(&job, FTMEM_FRESH);
+	CHECK(ask_for(1, count, 1000) == count);
+	CHECK(agree_on(1, count) == count);
+	s = cluster_stats(&job);
+	CHECK(s.committed == count && s.skipped == 0 && s.dropped == 0);
+	CHECK(s.waited < count && (s.waited > 0) == (s.wait_s > 0));
+	finish();
+}
+
 static void ranks_that_dawdle_agree_on_every_version(void)
 {
 	uint32_t rounds = check_quick() ? 2 : 6, committed = 0;
@@ -303,6 +321,8 @@ int main(int argc, char **argv)
 	static const struct check_case cases[] = {
 		{"versions_asked_for_in_a_tight_loop_are_stored_or_skipped",
 	         versions_asked_for_in_a_tight_loop_are_stored_or_skipped},
+		{"where_slots_are_waited_for_every_version_is_stored",
+	         where_slots_are_waited_for_every_version_is_stored},
 		{"ranks_that_dawdle_agree_on_every_version",
 	         ranks_that_dawdle_agree_on_every_version},
 		{"the_newest_committed_is_restored_when_more_are_under_way",

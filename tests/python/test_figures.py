@@ -21,6 +21,7 @@ import runs  # noqa: E402
 import model  # noqa: E402
 import table  # noqa: E402
 import plot  # noqa: E402
+import gpu_report  # noqa: E402
 
 MIB = 1 << 20
 LARGEST = 60 << 10  # of a figure
@@ -63,6 +64,15 @@ def simulation():
     return {"growth": growth, "fit": {}}
 
 
+def gpu_run(ranks=1, ideal=1.5, ours=1.7):
+    train = {"verified": True, "overhead_percent": {"ideal": ideal, "ftmem": ours}}
+    copy = {"verified": True, "d2h_GBps": series(54), "h2d_GBps": series(53)}
+    return {"gpu_bench": 1, "ranks": ranks, "machine": {"gpu": "GPU"}, "failed": {},
+            "options": {"model": "medium", "every": 1, "kinds": ["baseline", "ideal", "ftmem"]},
+            "sections": {"raw": [{"d2h_GBps": series(55)}] * ranks, "copy": [copy] * ranks,
+                         "train": [train] * ranks}}
+
+
 def all_results():
     out = {f"table-{how}-m{m}": bench_run(parity=m, hosts=hosts)
            for m in (1, 2) for how, hosts in (("shm", 1), ("tcp", 4))}
@@ -71,6 +81,7 @@ def all_results():
     out |= {f"nodes-n{n}-m{m}": bench_run(ranks=n, parity=m)
             for m in (1, 2, 3) for n in range(m + 1, 9)}
     out |= {f"ranks-{n}": bench_run(ranks=n, parity=1) for n in (4, 8, 16, 32, 64)}
+    out |= {"gpu-medium": gpu_run(), "gpu-medium-4": gpu_run(4)}
     return out | {"growth": simulation()}
 
 
@@ -90,7 +101,7 @@ class Reading(WithFolder):
     def test_results_know_their_set(self):
         found = self.store(all_results())
         self.assertEqual({run["set"] for run in found},
-                         {"table", "size", "nodes", "ranks", "growth"})
+                         {"table", "size", "nodes", "ranks", "gpu", "growth"})
         self.assertEqual(len(runs.of_set(found, "size")), 20)
 
     def test_what_is_no_result_is_refused(self):
@@ -119,6 +130,25 @@ class Reading(WithFolder):
     def test_a_run_with_a_wrong_byte_is_refused(self):
         with self.assertRaisesRegex(runs.Failure, "not every byte was right"):
             self.store({"size-1": bench_run() | {"verified": False}})
+
+    def test_so_is_one_of_a_gpu(self):
+        run = gpu_run()
+        for section in ("copy", "train"):
+            run["sections"][section][0] |= {"verified": False}
+            with self.assertRaisesRegex(runs.Failure, "not every byte was right"):
+                self.store({"gpu-1": run})
+            run["sections"][section][0] |= {"verified": True}
+        del run["machine"]["gpu"]
+        with self.assertRaisesRegex(runs.Failure, "another version.*machine.gpu"):
+            self.store({"gpu-1": run})
+
+    def test_of_ranks_on_gpus_times_are_the_worst_and_rates_the_sum(self):
+        run = gpu_run(2)
+        run["sections"]["train"] = [{"overhead_percent": {"ftmem": x}} for x in (1, 3)]
+        self.assertEqual(runs.gpu_median(run, "train", "overhead_percent", "ftmem"), 3)
+        self.assertEqual(runs.gpu_median(run, "copy", "d2h_GBps", join=sum), 108)
+        self.assertIsNone(runs.gpu_median(run, "train", "overhead_percent", "ideal"))
+        self.assertIsNone(runs.gpu_median(run, "dcp", "call_s"))
 
     def test_what_is_stored_can_be_shown(self):
         if not list((BENCH / "results").glob("*.json")):
@@ -237,6 +267,38 @@ class Model(WithFolder):
             found = self.run_it(*options)
             self.assertEqual(found[0], status, found[1])
             self.assertIn(why, found[1])
+
+
+class GpuReport(unittest.TestCase):
+    def results(self):
+        run = gpu_run(2) | {"versions": {"torch": "2"}}
+        run["machine"] |= {"cpus": 16}
+        run["options"] |= {"hold": "share"}
+        for section in ("copy", "train"):
+            run["sections"][section][0] |= {"tensors": 87, "bytes": 4.9e9, "parity": 1}
+        step = {kind: {"median": ms, "p99": ms} for kind, ms in
+                (("baseline", 100), ("ideal", 101), ("ftmem", 102))}
+        for figures in run["sections"]["train"]:
+            figures |= {"step_ms": step, "paired_percent": {"ideal": series(1),
+                                                            "ftmem": series(2)}}
+        return run
+
+    def row(self, text, of):
+        return [cell.strip() for cell in next(
+            line for line in text.splitlines() if line.startswith(f"| {of} ")).split("|")[1:-1]]
+
+    def test_rates_of_ranks_are_added_and_steps_are_the_worst(self):
+        text = gpu_report.text(self.results())
+        self.assertEqual(self.row(text, "snapshot, device to host"),
+                         ["snapshot, device to host", "110", "-", "108", "98.2%"])
+        self.assertEqual(self.row(text, "libftmem")[-3:], ["102", "+1.70", "+2.00"])
+
+    def test_failures_and_what_was_not_compared_are_told(self):
+        run = self.results() | {"failed": {"dcp": "no room"}}
+        del run["sections"]["train"][0]["verified"]
+        text = gpu_report.text(run)
+        self.assertIn("FAILED: dcp: no room", text)
+        self.assertIn("NOT DONE", text)
 
 
 class WithPlots(WithFolder):

@@ -254,7 +254,7 @@ void elastic_freeze(struct elastic_rank *r)
 			memcpy(region.start, g->box.start, sizeof(region.start));
 			memcpy(region.extent, g->box.extent, sizeof(region.extent));
 		}
-		if (region_set_add(set, &region))
+		if (region_set_add(set, &region, DEVICE_HOST))
 			fail_msg("%s", error_msg());
 	}
 	assert_int_equal(layout_freeze(set, &r->layout), 0);

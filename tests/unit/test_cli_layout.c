@@ -70,7 +70,7 @@ static void add(struct region_set *set, const char *name, uint32_t ndim, const u
 		r.extent[d] = extent[d];
 		r.bytes *= extent[d];
 	}
-	assert_int_equal(region_set_add(set, &r), 0);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), 0);
 }
 
 /* "w" is the same on all ranks and stored by rows, "m" in shards, "rng" private. */

@@ -223,7 +223,7 @@ static void all_threads_take_part(void **state)
 
 static void a_fill_is_neither_fenced_nor_cancelled(void **state)
 {
-	const struct copy_put put = {0};
+	const struct copy_put put = {.device = DEVICE_HOST};
 	struct fill_bench f;
 
 	(void)state;

@@ -5,6 +5,7 @@
  * test says so) and pthread_create (threads that do not start).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -12,6 +13,9 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -210,7 +214,8 @@ static void one_job_at_a_time(void **state)
 	                             .to_view = box_view_flat(8),
 	                             .source = source,
 	                             .source_view = box_view_flat(8),
-	                             .bytes = 8};
+	                             .bytes = 8,
+	                             .device = DEVICE_HOST};
 	struct bench b;
 
 	(void)state;
@@ -247,6 +252,7 @@ static void nothing_to_copy_is_done_at_once(void **state)
 
 static void cancel_fails_what_has_not_landed(void **state)
 {
+	char why[8] = "nothing";
 	struct bench b;
 
 	(void)state;
@@ -260,6 +266,8 @@ static void cancel_fails_what_has_not_landed(void **state)
 	gate_set(false);
 	assert_int_equal(bench_fence(&b), 0);
 	assert_int_equal(assert_resolved(&b), 0);
+	b.ops->why(b.copy, why, sizeof(why));
+	assert_string_equal(why, "");
 	bench_begin(&b);
 	assert_int_equal(bench_fence(&b), 0);
 	assert_int_equal(assert_resolved(&b), b.plan->blocks);
@@ -411,7 +419,8 @@ static void check_one_region(struct bench *b)
 	const struct region *r = &b->t.layout.region[3];
 
 	b->job.checks = 1;
-	b->check[0] = (struct copy_check){r->addr, box_view_flat(r->bytes), 0, r->bytes};
+	b->check[0] =
+		(struct copy_check){r->addr, box_view_flat(r->bytes), 0, r->bytes, DEVICE_HOST};
 	b->want_sum[0] = __real_checksum(r->addr, r->bytes);
 	atomic_store(&gate_for, (const void *)r->addr);
 	gate_set(true);
@@ -588,12 +597,65 @@ static void open_fails_whole(void **state)
 	assert_null(copy);
 }
 
-static void owns_any_host_address(void **state)
+static void takes_all_memory_for_that_of_the_host(void **state)
 {
+	int files[2], device = 0;
+
 	(void)state;
-	assert_true(copy_host()->owns(state, 1));
-	assert_false(copy_host()->owns(NULL, 1));
+	assert_int_equal(pipe(files), 0);
+	close(files[0]);
+	close(files[1]);
+	assert_int_equal(copy_host()->where(&device, sizeof(device), &device), 0);
+	assert_int_equal(device, DEVICE_HOST);
 	assert_string_equal(copy_host()->name, "host");
+	/* None was left open. */
+	assert_int_equal(fcntl(files[0], F_GETFD), -1);
+	assert_int_equal(fcntl(files[1], F_GETFD), -1);
+}
+
+static void assert_unreadable(const uint8_t *at, uint64_t bytes)
+{
+	int device = 0;
+
+	assert_int_equal(copy_host()->where(at, bytes, &device), FTMEM_EINVAL);
+	assert_non_null(strstr(error_msg(), "not readable by the processor"));
+	assert_non_null(strstr(error_msg(), "FTMEM_WITH_CUDA"));
+}
+
+/* As device memory is in a build that cannot tell it. Of three pages the middle one. */
+static void memory_that_the_processor_cannot_read_is_refused(void **state)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	uint8_t *at = mmap(NULL, 3 * page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int device = 0;
+
+	(void)state;
+	assert_ptr_not_equal(at, MAP_FAILED);
+	assert_int_equal(mprotect(at + page, page, PROT_NONE), 0);
+	assert_int_equal(copy_host()->where(at, page, &device), 0);
+	assert_int_equal(copy_host()->where(at + 2 * page, page, &device), 0);
+	assert_unreadable(at + page, page);
+	assert_unreadable(at + page - 1, 2);
+	assert_unreadable(at + 2 * page - 1, 2);
+	assert_int_equal(munmap(at + page, page), 0);
+	assert_unreadable(at + page, 1);
+	munmap(at, page);
+	munmap(at + 2 * page, page);
+}
+
+static void memory_is_taken_as_readable_where_that_cannot_be_asked(void **state)
+{
+	struct rlimit files, none;
+	int device = 0, rc;
+
+	(void)state;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &files), 0);
+	none = (struct rlimit){0, files.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	rc = copy_host()->where(&device, sizeof(device), &device);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &files), 0);
+	assert_int_equal(rc, 0);
+	assert_int_equal(device, DEVICE_HOST);
 }
 
 #define TEST(name) cmocka_unit_test_setup(name, gate_reset)
@@ -622,7 +684,9 @@ int main(void)
 		TEST(any_order_of_calls_resolves_every_block),
 		TEST(every_thread_is_pinned_and_stays_out_of_the_way),
 		TEST(open_fails_whole),
-		TEST(owns_any_host_address),
+		TEST(takes_all_memory_for_that_of_the_host),
+		TEST(memory_that_the_processor_cannot_read_is_refused),
+		TEST(memory_is_taken_as_readable_where_that_cannot_be_asked),
 	};
 
 	if (sem_init(&gate_arrived, 0, 0) != 0)

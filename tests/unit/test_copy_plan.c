@@ -40,6 +40,8 @@ static void assert_plan_is_right(const struct test_layout *t, const struct rail 
 
 	assert_non_null(made);
 	assert_int_equal(plan->blocks, rail_data_blocks(rail, member));
+	assert_int_equal(plan->chunks, rail_k(rail));
+	assert_null(plan->ready);
 	for (uint32_t row = 0; row < rows; row++)
 		for (uint32_t chunk = 0; chunk < rail_k(rail); chunk++, index++) {
 			const struct copy_block *b = &plan->block[index];
@@ -147,6 +149,54 @@ static void merges_neighbours(void **state)
 	test_layout_deinit(&t);
 }
 
+/* They touch as in merges_neighbours(), but may be allocations of their own. */
+static void regions_on_devices_are_pieces_of_their_own(void **state)
+{
+	static const uint64_t bytes[] = {640, 64, 128, 64, 64, 64};
+	static const int device[] = {1, 1, DEVICE_HOST, 0, 0, 1};
+	struct region region[7] = {0};
+	uint64_t random = 6;
+	struct test_layout t;
+	struct layout more;
+	struct copy_plan *plan;
+	struct rail r;
+
+	(void)state;
+	test_layout_init(&t, bytes, 6, 0, &random);
+	r = test_layout_rail(&t, 1, 0, 4096);
+	plan = plan_of(&t, &r);
+	assert_false(plan->on_device);
+	assert_int_equal(plan->devices, 0);
+	assert_int_equal(plan->pieces, 2);
+	copy_plan_free(plan);
+	for (uint32_t i = 0; i < 6; i++)
+		t.layout.region[i].device = device[i];
+	plan = plan_of(&t, &r);
+	assert_true(plan->on_device);
+	assert_int_equal(plan->devices, 1 << 0 | 1 << 1);
+	assert_int_equal(plan->pieces, 7);
+	assert_int_equal(plan->piece[0].device, DEVICE_HOST);
+	for (uint32_t i = 0; i < 6; i++) {
+		assert_int_equal(plan->piece[1 + i].device, device[i]);
+		assert_int_equal(plan->piece[1 + i].region, i);
+		assert_int_equal(plan->piece[1 + i].bytes, bytes[i]);
+		assert_ptr_equal(plan->piece[1 + i].addr, t.layout.region[i].addr);
+	}
+	copy_plan_free(plan);
+	/* A region of which others store all. */
+	memcpy(region, t.layout.region, 6 * sizeof(region[0]));
+	region[6] = region[5];
+	region[6].device = 9;
+	more = t.layout;
+	more.region = region;
+	more.regions = 7;
+	assert_int_equal(copy_plan_new(&more, &r, 0, &plan), 0);
+	assert_int_equal(plan->devices, 1 << 0 | 1 << 1 | 1 << 9);
+	assert_int_equal(plan->pieces, 7);
+	copy_plan_free(plan);
+	test_layout_deinit(&t);
+}
+
 /* Half of the columns of a matrix, a block in the middle of its rows, and all columns
  * of some rows, which are neighbours in memory. */
 static void only_pieces_that_are_not_contiguous_have_a_view(void **state)
@@ -155,7 +205,8 @@ static void only_pieces_that_are_not_contiguous_have_a_view(void **state)
 	struct region region = {.addr = memory,
 	                        .bytes = sizeof(memory),
 	                        .elem_bytes = 2,
-	                        .box = {2, {10, 0}, {100, 64}}};
+	                        .box = {2, {10, 0}, {100, 64}},
+	                        .device = 5};
 	struct layout_piece pieces[] = {
 		{.box = {2, {10, 32}, {80, 32}}, .offset = 64, .bytes = 5120},
 		{.box = {2, {90, 0}, {12, 64}}, .offset = 5184, .bytes = 1536},
@@ -177,12 +228,14 @@ static void only_pieces_that_are_not_contiguous_have_a_view(void **state)
 	for (uint32_t i = 1; i < 3; i++) {
 		assert_ptr_equal(plan->piece[i].addr, memory);
 		assert_ptr_equal(plan->piece[i].view, plan->view);
+		assert_int_equal(plan->piece[i].device, 5);
 	}
 	assert_int_equal(plan->piece[1].from, 0);
 	assert_int_equal(plan->piece[1].bytes, 4096 - 64);
 	assert_int_equal(plan->piece[2].from, 4096 - 64);
 	assert_int_equal(plan->piece[2].bytes, 5120 + 64 - 4096);
 	assert_null(plan->piece[3].view);
+	assert_int_equal(plan->piece[3].device, 5);
 	assert_ptr_equal(plan->piece[3].addr, memory + 80 * 128);
 	assert_int_equal(plan->piece[3].bytes, 1536 + 1024);
 	copy_plan_free(plan);
@@ -265,6 +318,7 @@ int main(void)
 		cmocka_unit_test(random_layouts_come_out_right),
 		cmocka_unit_test(no_regions_make_an_empty_plan),
 		cmocka_unit_test(merges_neighbours),
+		cmocka_unit_test(regions_on_devices_are_pieces_of_their_own),
 		cmocka_unit_test(only_pieces_that_are_not_contiguous_have_a_view),
 		cmocka_unit_test(thousands_of_tiny_regions_take_a_piece_each),
 		cmocka_unit_test(refuses_what_does_not_fit),

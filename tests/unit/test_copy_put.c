@@ -75,6 +75,7 @@ static struct copy_put new_put(struct end *to, const struct end *source, uint64_
 		.source_view = source->view,
 		.to_from = test_random_below(random, (uint32_t)to->bytes),
 		.source_from = test_random_below(random, (uint32_t)source->bytes),
+		.device = DEVICE_HOST,
 	};
 	uint64_t room = to->bytes - put.to_from;
 
@@ -162,6 +163,7 @@ static struct copy_put columns_put(const struct columns *c, uint64_t from, uint6
 		.to_from = from,
 		.source_from = from,
 		.bytes = bytes,
+		.device = DEVICE_HOST,
 	};
 }
 

@@ -95,6 +95,16 @@ static void a_rank_without_regions_has_an_epoch(void **state)
 	engine_cluster_deinit(&c);
 }
 
+static struct epoch_config config_of(const struct engine_cluster *c)
+{
+	return (struct epoch_config){
+		.net = c->rank[0].net,
+		.copy_ops = engine_copy(),
+		.copy = c->rank[0].copy,
+		.window = 2,
+	};
+}
+
 static void assert_new_fails(const struct epoch_config *config, struct epoch_parts parts, int rc)
 {
 	struct epoch *e = NULL;
@@ -114,7 +124,7 @@ static void a_failed_allocation_leaves_nothing(void **state)
 
 	(void)state;
 	engine_cluster_init(&c, &lending, 1);
-	config = (struct epoch_config){.net = c.rank[0].net, .window = 2};
+	config = config_of(&c);
 	fds = open_fds();
 	for (n = 1; rc == FTMEM_ENOMEM; n++) {
 		struct epoch_parts parts = engine_parts(&c, 0, 0);
@@ -142,7 +152,7 @@ static void what_does_not_fit_is_refused(void **state)
 
 	(void)state;
 	engine_cluster_init(&c, &lending, 1);
-	config = (struct epoch_config){.net = c.rank[0].net, .window = 2};
+	config = config_of(&c);
 	fds = open_fds();
 	assert_new_fails(&config, engine_parts(&c, 1, 0), FTMEM_EINVAL);
 	c.rank[0].net->tag_max = TAG_RAILS;
@@ -154,12 +164,13 @@ static void what_does_not_fit_is_refused(void **state)
 
 static uint32_t window_of(struct engine_cluster *c, uint32_t window, uint64_t l2_bytes)
 {
-	const struct epoch_config config = {
-		.net = c->rank[0].net, .window = window, .l2_bytes = l2_bytes};
+	struct epoch_config config = config_of(c);
 	const struct epoch_parts parts = engine_parts(c, 0, 0);
 	struct epoch *e = NULL;
 	uint32_t got;
 
+	config.window = window;
+	config.l2_bytes = l2_bytes;
 	assert_int_equal(epoch_new(&config, &parts, &e), 0);
 	got = e->window;
 	epoch_free(e, false);
@@ -218,6 +229,73 @@ static void the_arena_stays_mapped_while_a_transfer_is_under_way(void **state)
 	}
 }
 
+/* --- what the copy backend makes of the plan --- */
+
+static const uint8_t *prepared_at;
+static uint64_t prepared_bytes;
+static bool released_mapped;
+
+static int note_prepare(struct copy *c, struct copy_plan *plan, void *addr, uint64_t bytes)
+{
+	prepared_at = addr;
+	prepared_bytes = bytes;
+	return engine_copy()->prepare(c, plan, addr, bytes);
+}
+
+static void note_release(struct copy *c, struct copy_plan *plan)
+{
+	released_mapped = mapped(prepared_at);
+	engine_copy()->release(c, plan);
+}
+
+static void a_plan_is_released_before_the_arena_is_unmapped(void **state)
+{
+	struct copy_ops ops = *engine_copy();
+	struct engine_cluster c;
+	struct epoch_config config;
+	struct epoch *e = NULL;
+
+	(void)state;
+	engine_cluster_init(&c, &lending, 1);
+	ops.prepare = note_prepare;
+	ops.release = note_release;
+	config = config_of(&c);
+	config.copy_ops = &ops;
+	for (int linger = 0; linger < 2; linger++) {
+		const struct epoch_parts parts = engine_parts(&c, 0, 0);
+
+		assert_int_equal(epoch_new(&config, &parts, &e), 0);
+		assert_ptr_equal(prepared_at, parts.arena->base);
+		assert_int_equal(prepared_bytes, parts.arena->bytes);
+		assert_non_null(e->plan->ready);
+		test_job_given_up(linger ? parts.arena : NULL);
+		released_mapped = false;
+		epoch_free(e, linger);
+		assert_true(released_mapped);
+		assert_int_equal(mapped(prepared_at), linger);
+		assert_int_equal(engine_copy_released(c.rank[0].copy), linger + 1);
+	}
+	engine_cluster_deinit(&c);
+}
+
+static void what_cannot_be_prepared_is_no_epoch(void **state)
+{
+	struct engine_cluster c;
+	struct epoch_config config;
+	unsigned fds;
+
+	(void)state;
+	engine_cluster_init(&c, &lending, 1);
+	config = config_of(&c);
+	fds = open_fds();
+	engine_copy_fail_prepare(c.rank[0].copy, true);
+	assert_new_fails(&config, engine_parts(&c, 0, 0), FTMEM_ENOMEM);
+	engine_copy_fail_prepare(c.rank[0].copy, false);
+	assert_int_equal(engine_copy_released(c.rank[0].copy), 0);
+	assert_int_equal(open_fds(), fds);
+	engine_cluster_deinit(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -228,6 +306,8 @@ int main(void)
 		cmocka_unit_test(what_does_not_fit_is_refused),
 		cmocka_unit_test(a_window_that_is_not_set_fits_the_cache),
 		cmocka_unit_test(the_arena_stays_mapped_while_a_transfer_is_under_way),
+		cmocka_unit_test(a_plan_is_released_before_the_arena_is_unmapped),
+		cmocka_unit_test(what_cannot_be_prepared_is_no_epoch),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

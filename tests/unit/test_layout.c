@@ -60,6 +60,32 @@ static void freezing_takes_the_regions_and_decides_nothing(void **state)
 	layout_free(l);
 }
 
+/* Where its memory lies is the rank's own affair: what is stored does not say it. */
+static void a_layout_knows_devices_but_does_not_store_them(void **state)
+{
+	struct layout *host = layout_of_three(), *l, *parsed;
+	struct region_set *set;
+	struct ftmem_region r = box();
+
+	(void)state;
+	assert_int_equal(region_set_new(&set), FTMEM_OK);
+	assert_int_equal(add_bytes(set, "w", memory, 100), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, 7), FTMEM_OK);
+	assert_int_equal(add_bytes(set, "sevenby", memory + 100, 1), FTMEM_OK);
+	l = layout_of(set);
+	assert_int_equal(layout_settle_whole(l), FTMEM_OK);
+	assert_int_equal(l->region[0].device, DEVICE_HOST);
+	assert_int_equal(l->region[1].device, 7);
+	assert_int_equal(l->region[2].device, DEVICE_HOST);
+	assert_int_equal(l->digest, host->digest);
+	assert_int_equal(parse_copy(l->blob, l->blob_bytes, &parsed), FTMEM_OK);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(parsed->region[i].device, DEVICE_HOST);
+	layout_free(parsed);
+	layout_free(l);
+	layout_free(host);
+}
+
 static void parts_of_the_data_follow_each_other_aligned(void **state)
 {
 	struct layout *l = layout_of_three();
@@ -111,7 +137,7 @@ static void boxes_that_others_store_leave_only_the_blob(void **state)
 
 	(void)state;
 	assert_int_equal(region_set_new(&set), FTMEM_OK);
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	l = layout_of(set);
 	assert_int_equal(layout_settle(l, NULL, 0), FTMEM_OK);
 	assert_int_equal(l->pieces, 0);
@@ -285,7 +311,7 @@ static uint32_t add_tensor(struct region_set *set, const char *name, uint64_t *r
 			memcpy(r.start, cut[i].start, sizeof(r.start));
 			memcpy(r.extent, cut[i].extent, sizeof(r.extent));
 			r.bytes = r.elem_bytes * box_count(&cut[i]);
-			assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+			assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 			added++;
 		}
 	}
@@ -369,7 +395,8 @@ static void a_hundred_thousand_regions_are_read(void **state)
 	for (uint32_t i = 0; i < REGIONS; i++) {
 		snprintf(name, sizeof(name), "layer.%u.weight", i);
 		r.name = name;
-		assert_int_equal(i % 2 ? region_set_add(set, &r) : add_bytes(set, name, memory, 9),
+		assert_int_equal(i % 2 ? region_set_add(set, &r, DEVICE_HOST)
+		                       : add_bytes(set, name, memory, 9),
 		                 FTMEM_OK);
 	}
 	l = layout_of(set);
@@ -427,6 +454,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(freezing_takes_the_regions_and_decides_nothing),
+		cmocka_unit_test(a_layout_knows_devices_but_does_not_store_them),
 		cmocka_unit_test(parts_of_the_data_follow_each_other_aligned),
 		cmocka_unit_test(shares_are_stored_in_order_beside_what_is_private),
 		cmocka_unit_test(boxes_that_others_store_leave_only_the_blob),

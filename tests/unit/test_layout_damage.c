@@ -236,9 +236,9 @@ static void regions_of_one_name_are_boxes_of_one_tensor(void **state)
 
 	(void)state;
 	assert_int_equal(region_set_new(&set), FTMEM_OK);
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	r.start[1] = 2;
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	assert_int_equal(add_bytes(set, "x", memory, 1), FTMEM_OK);
 	assert_int_equal(add_bytes(set, "y", memory, 1), FTMEM_OK);
 	l = layout_of(set);

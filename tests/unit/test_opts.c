@@ -135,6 +135,8 @@ static void defaults_are_as_documented(void **state)
 	assert_int_equal(o.private_rule, FTMEM_PRIVATE_RANK);
 	assert_int_equal(o.compare_every, 0);
 	assert_string_equal(o.progress_cpus, "auto");
+	assert_int_equal(o.device_staging, 0);
+	assert_int_equal(o.when_busy, FTMEM_BUSY_SKIP);
 	assert_null(o.private_from);
 	assert_int_equal(o.log.level, FTMEM_LOG_INFO);
 	assert_int_equal(o.log.rank, LOG_NO_RANK);
@@ -183,6 +185,10 @@ static void struct_comes_before_the_environment(void **state)
 	user.compare_every = 7;
 	user.progress_cpus = "none";
 	setenv("FTMEM_PROGRESS_CPUS", "0", 1);
+	user.device_staging = UINT64_C(8) << 30;
+	user.when_busy = FTMEM_BUSY_WAIT;
+	setenv("FTMEM_DEVICE_STAGING", "1G", 1);
+	setenv("FTMEM_WHEN_BUSY", "skip", 1);
 	user.dir = "/run/x";
 	user.smp_path = "./smp";
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
@@ -200,6 +206,8 @@ static void struct_comes_before_the_environment(void **state)
 	assert_ptr_equal(o.private_arg, &user);
 	assert_int_equal(o.compare_every, 7);
 	assert_string_equal(o.progress_cpus, "none");
+	assert_int_equal(o.device_staging, UINT64_C(8) << 30);
+	assert_int_equal(o.when_busy, FTMEM_BUSY_WAIT);
 	assert_string_equal(o.dir, "/run/x");
 	assert_string_equal(o.smp_path, "./smp");
 }
@@ -226,6 +234,8 @@ static void every_variable_is_heard(void **state)
 	setenv("FTMEM_PRIVATE", "drop", 1);
 	setenv("FTMEM_COMPARE_EVERY", "100", 1);
 	setenv("FTMEM_PROGRESS_CPUS", "2,4-7", 1);
+	setenv("FTMEM_DEVICE_STAGING", "8g", 1);
+	setenv("FTMEM_WHEN_BUSY", "wait", 1);
 	assert_int_equal(opts_resolve(NULL, &o), FTMEM_OK);
 	assert_string_equal(o.job, "gpt.v2");
 	assert_string_equal(o.node, "n_1");
@@ -244,6 +254,8 @@ static void every_variable_is_heard(void **state)
 	assert_int_equal(o.private_rule, FTMEM_PRIVATE_DROP);
 	assert_int_equal(o.compare_every, 100);
 	assert_string_equal(o.progress_cpus, "2,4-7");
+	assert_int_equal(o.device_staging, UINT64_C(8) << 30);
+	assert_int_equal(o.when_busy, FTMEM_BUSY_WAIT);
 	setenv("FTMEM_LOG_LEVEL", "4", 1);
 	assert_int_equal(opts_resolve(NULL, &o), FTMEM_OK);
 	assert_int_equal(o.log.level, FTMEM_LOG_DEBUG);
@@ -325,6 +337,10 @@ static void bad_numbers_are_refused_by_name(void **state)
 		{"FTMEM_MAX_BANDWIDTH", "20000000T"},
 		{"FTMEM_MAX_BANDWIDTH", "1.5G"},
 		{"FTMEM_MAX_BANDWIDTH", "18446744073709551616"},
+		{"FTMEM_DEVICE_STAGING", "auto"},
+		{"FTMEM_DEVICE_STAGING", "257T"},
+		{"FTMEM_WHEN_BUSY", "drop"},
+		{"FTMEM_WHEN_BUSY", "3"},
 	};
 	struct opts o;
 	size_t i;
@@ -362,6 +378,14 @@ static void bad_members_are_refused_by_name(void **state)
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
 	assert_string_equal(error_msg(), "private_rule is \"3\": must be rank, drop, or 1 to 2");
 	user.private_rule = 0;
+	user.when_busy = 3;
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
+	assert_string_equal(error_msg(), "when_busy is \"3\": must be skip, wait, or 1 to 2");
+	user.when_busy = 0;
+	user.device_staging = (UINT64_C(1) << 48) + 1;
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
+	assert_non_null(strstr(error_msg(), "device_staging is \"281474976710657\""));
+	user.device_staging = 0;
 	user.log_level = 5;
 	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
 	assert_string_equal(error_msg(), "log_level is \"5\": must be error, warn, info, debug, "
@@ -584,7 +608,7 @@ static void every_option_is_documented_once(void **state)
 		for (other = opts_docs(); other != doc; other++)
 			assert_string_not_equal(doc->env, other->env);
 	}
-	assert_int_equal(count, 17);
+	assert_int_equal(count, 19);
 }
 
 int main(void)

@@ -321,6 +321,7 @@ static void a_copy_that_does_not_begin_is_dropped_and_told(void **state)
 	engine_copy_fail_begin(w.c.rank[1].copy);
 	assert_int_equal(call(&w, 0, 4), 0);
 	assert_int_equal(call(&w, 1, 4), FTMEM_DROPPED);
+	assert_string_equal(error_msg(), "the test wants no copy to begin");
 	assert_waits(&w, 4, FTMEM_DROPPED);
 	assert_int_equal(progress_wait(w.t[1].p, 4, later()), FTMEM_DROPPED);
 	assert_non_null(strstr(error_msg(), "the test wants no copy"));

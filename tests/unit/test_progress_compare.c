@@ -69,6 +69,7 @@ static void share(struct world *w, uint32_t rank)
 		.bytes = sizeof(r->element),
 		.elem_bytes = sizeof(r->element),
 		.box = w->box,
+		.device = DEVICE_HOST,
 	};
 	r->layout = (struct layout){.region = &r->region, .regions = 1};
 	r->cell.cell = (struct match_cell){.box = w->box, .holders = RANKS, .ordinal = rank};

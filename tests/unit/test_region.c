@@ -31,7 +31,7 @@ static void refused(struct region_set *set, const struct ftmem_region *r, const 
 {
 	uint32_t count = region_set_count(set);
 
-	assert_int_equal(region_set_add(set, r), FTMEM_EINVAL);
+	assert_int_equal(region_set_add(set, r, DEVICE_HOST), FTMEM_EINVAL);
 	if (!strstr(error_msg(), why))
 		fail_msg("\"%s\" does not say \"%s\"", error_msg(), why);
 	assert_int_equal(region_set_count(set), count);
@@ -55,7 +55,7 @@ static void regions_without_sense_are_refused_by_name(void **state)
 	r.name = name;
 	refused(set, &r, "255");
 	name[sizeof(name) - 2] = '\0';
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	r.name = "v";
 	r.bytes = 0;
 	refused(set, &r, "\"v\" of 0 bytes: it has no bytes");
@@ -126,7 +126,7 @@ static void boxes_that_do_not_fit_are_refused(void **state)
 		r.extent[d] = 1;
 	}
 	r.bytes = 4;
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	/* The longest that is said fits. */
 	for (d = 0; d < FTMEM_MAX_DIMS; d++) {
 		r.shape[d] = UINT64_MAX - 1;
@@ -137,6 +137,26 @@ static void boxes_that_do_not_fit_are_refused(void **state)
 	r.start[7] = UINT64_MAX - 1;
 	refused(set, &r, "in dimension 7: that is [18446744073709551614, ");
 	refused(set, &r, ", 18446744073709551614] of 4294967295-byte elements");
+	region_set_free(set);
+}
+
+static void a_region_is_where_it_was_said_to_be(void **state)
+{
+	static const int device[] = {DEVICE_HOST, 0, DEVICE_MAX - 1};
+	struct ftmem_region r = FTMEM_REGION_INIT;
+	struct region_set *set;
+
+	(void)state;
+	assert_int_equal(region_set_new(&set), FTMEM_OK);
+	r.addr = memory;
+	r.bytes = 1;
+	for (uint32_t i = 0; i < 3; i++) {
+		const char name[] = {(char)('a' + i), '\0'};
+
+		r.name = name;
+		assert_int_equal(region_set_add(set, &r, device[i]), FTMEM_OK);
+		assert_int_equal(assert_is(set, i, name)->device, device[i]);
+	}
 	region_set_free(set);
 }
 
@@ -158,7 +178,7 @@ static void a_shape_without_ndim_is_refused(void **state)
 	refused(set, &r, why);
 	/* An element size alone says nothing. */
 	r.shape[0] = 0;
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	region_set_free(set);
 }
 
@@ -184,10 +204,10 @@ static void structs_of_other_versions_are_understood(void **state)
 	newer.more = 1;
 	refused(set, &newer.known, "older");
 	newer.more = 0;
-	assert_int_equal(region_set_add(set, &newer.known), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &newer.known, DEVICE_HOST), FTMEM_OK);
 	newer.known.size = offsetof(struct ftmem_region, elem_bytes);
 	newer.known.name = "old";
-	assert_int_equal(region_set_add(set, &newer.known), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &newer.known, DEVICE_HOST), FTMEM_OK);
 	r = region_set_next(set, &at);
 	assert_string_equal(r->name, "box");
 	assert_int_equal(r->box.ndim, 2);
@@ -231,10 +251,10 @@ static void what_lies_beyond_ndim_is_zero(void **state)
 	(void)state;
 	assert_int_equal(region_set_new(&set), FTMEM_OK);
 	r.shape[5] = r.start[2] = r.extent[7] = 9;
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	r.ndim = r.shape[0] = r.extent[0] = 0;
 	r.name = "private";
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	got = assert_is(set, 0, "box");
 	assert_int_equal(got->shape[1], 8);
 	assert_int_equal(got->shape[5], 0);
@@ -267,11 +287,11 @@ static void boxes_of_one_tensor_share_a_name_while_they_lie_apart(void **state)
 	struct ftmem_region r = row(5, 3);
 
 	(void)state;
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	r = row(0, 2);
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	r = row(2, 3);
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	assert_int_equal(region_set_count(set), 6);
 	r = row(4, 2);
 	refused(set, &r, "\"box\" of 8 bytes: its box [0:1, 4:6] overlaps [0:1, 2:5], which");
@@ -283,9 +303,9 @@ static void boxes_of_one_tensor_share_a_name_while_they_lie_apart(void **state)
 	assert_int_equal(region_set_count(set), 2);
 	assert_int_equal(region_set_remove(set, "box"), FTMEM_EINVAL);
 	r = box();
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	r = row(0, 8);
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	assert_int_equal(assert_is(set, 3, "box")->bytes, 32);
 	region_set_free(set);
 }
@@ -350,7 +370,7 @@ static void thousands_come_and_go_in_order(void **state)
 			struct ftmem_region b = row(present[n], 1);
 
 			b.name = name;
-			assert_int_equal(region_set_add(set, &b),
+			assert_int_equal(region_set_add(set, &b, DEVICE_HOST),
 			                 present[n] >= BOXES ? FTMEM_EINVAL : FTMEM_OK);
 			count += present[n] < BOXES;
 			present[n] += present[n] < BOXES;
@@ -386,14 +406,14 @@ static int build_all(void)
 	rc = region_set_new(&set);
 	if (rc != FTMEM_OK)
 		return rc;
-	rc = region_set_add(set, &r);
+	rc = region_set_add(set, &r, DEVICE_HOST);
 	for (i = 0; rc == FTMEM_OK && i < 20; i++) {
 		snprintf(name, sizeof(name), "%d", i);
 		rc = add_bytes(set, name, memory, 1);
 	}
 	r = row(0, 8);
 	if (rc == FTMEM_OK)
-		rc = region_set_add(set, &r);
+		rc = region_set_add(set, &r, DEVICE_HOST);
 	count = region_set_count(set);
 	if (count > 0) { /* the set is as it was before */
 		assert_int_equal(region_set_remove(set, "box"), FTMEM_OK);
@@ -424,6 +444,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(regions_without_sense_are_refused_by_name),
 		cmocka_unit_test(boxes_that_do_not_fit_are_refused),
+		cmocka_unit_test(a_region_is_where_it_was_said_to_be),
 		cmocka_unit_test(a_shape_without_ndim_is_refused),
 		cmocka_unit_test(structs_of_other_versions_are_understood),
 		cmocka_unit_test(removed_names_are_free_again),

@@ -83,7 +83,7 @@ static void add_box(struct rank *r, const char *name, uint32_t elem_bytes, const
 	memcpy(region.shape, shape, box->ndim * sizeof(*shape));
 	memcpy(region.start, box->start, sizeof(region.start));
 	memcpy(region.extent, box->extent, sizeof(region.extent));
-	assert_int_equal(region_set_add(r->set, &region), 0);
+	assert_int_equal(region_set_add(r->set, &region, DEVICE_HOST), 0);
 }
 
 static void add_1d(struct rank *r, const char *name, uint32_t elem_bytes, uint64_t shape,
@@ -101,7 +101,7 @@ static void add_private(struct rank *r, const char *name, uint64_t bytes)
 	region.name = name;
 	region.addr = memory;
 	region.bytes = bytes;
-	assert_int_equal(region_set_add(r->set, &region), 0);
+	assert_int_equal(region_set_add(r->set, &region, DEVICE_HOST), 0);
 }
 
 static void *settle_main(void *arg)

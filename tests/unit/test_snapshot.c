@@ -339,6 +339,31 @@ static void a_failed_copy_drops_the_version_for_all(void **state)
 		}
 }
 
+static void a_failed_copy_says_why(void **state)
+{
+	struct world w;
+
+	(void)state;
+	set_up(&w, &three, 6);
+	engine_copy_tell(w.c.rank[1].copy, "the test freed the memory");
+	take(&w, 6);
+	finish(&w);
+	assert_committed(&w, 6);
+	assert_string_equal(w.engine[1].reason, "");
+	engine_copy_fail_block(w.c.rank[1].copy, 1);
+	take(&w, 7);
+	finish(&w);
+	assert_dropped(&w, 7);
+	assert_string_equal(w.engine[1].reason, "the test freed the memory");
+	engine_copy_tell(w.c.rank[1].copy, "");
+	engine_copy_fail_block(w.c.rank[1].copy, 1);
+	take(&w, 8);
+	finish(&w);
+	assert_dropped(&w, 8);
+	assert_string_equal(w.engine[1].reason, "a copy or a block of its group failed");
+	tear_down(&w);
+}
+
 static void a_copy_that_does_not_begin_is_a_skip_with_a_reason(void **state)
 {
 	struct world w;
@@ -593,6 +618,7 @@ int main(void)
 		cmocka_unit_test(a_version_is_not_over_before_its_copy_rests),
 		cmocka_unit_test(all_may_skip),
 		cmocka_unit_test(a_failed_copy_drops_the_version_for_all),
+		cmocka_unit_test(a_failed_copy_says_why),
 		cmocka_unit_test(a_copy_that_does_not_begin_is_a_skip_with_a_reason),
 		cmocka_unit_test(a_damaged_block_drops_the_version_for_all),
 		cmocka_unit_test(different_versions_at_once_are_dropped),

@@ -191,7 +191,7 @@ static void contiguous_parts_are_moved_without_a_copy(void **state)
 	}
 }
 
-static void what_a_device_owns_is_written_by_its_backend(void **state)
+static void what_a_device_holds_is_written_by_its_backend(void **state)
 {
 	struct world w;
 
@@ -500,7 +500,7 @@ static void a_broken_network_is_an_error(void **state)
 static void lists_that_make_no_sense_are_refused(void **state)
 {
 	uint8_t byte = 1;
-	const struct transfer_part part = {&byte, box_view_flat(1)};
+	const struct transfer_part part = {&byte, box_view_flat(1), DEVICE_HOST};
 	const struct transfer_stream self = {1, 1, &part}, beyond = {3, 1, &part};
 	const struct transfer_stream twice[] = {{2, 1, &part}, {0, 1, &part}, {2, 1, &part}};
 
@@ -565,7 +565,7 @@ int main(void)
 		cmocka_unit_test(every_element_arrives_and_nothing_else_is_touched),
 		cmocka_unit_test(nothing_to_move_is_done_at_once),
 		cmocka_unit_test(contiguous_parts_are_moved_without_a_copy),
-		cmocka_unit_test(what_a_device_owns_is_written_by_its_backend),
+		cmocka_unit_test(what_a_device_holds_is_written_by_its_backend),
 		cmocka_unit_test(small_parts_share_messages),
 		cmocka_unit_test(few_streams_at_a_time_nearest_first),
 		cmocka_unit_test(fewer_streams_take_fewer_buffers),

@@ -68,8 +68,18 @@ static void one_cpu_is_left_to_the_exchange_and_few_copy(void **state)
 
 	(void)state;
 	for (uint32_t cpus = 0; cpus < sizeof(threads) / sizeof(threads[0]); cpus++)
-		assert_int_equal(tune_copy_threads(cpus), threads[cpus]);
-	assert_int_equal(tune_copy_threads(UINT32_MAX), 4);
+		assert_int_equal(tune_copy_threads(cpus, false), threads[cpus]);
+	assert_int_equal(tune_copy_threads(UINT32_MAX, false), 4);
+}
+
+static void more_threads_checksum_what_devices_send(void **state)
+{
+	static const uint32_t threads[] = {1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 12};
+
+	(void)state;
+	for (uint32_t cpus = 0; cpus < sizeof(threads) / sizeof(threads[0]); cpus++)
+		assert_int_equal(tune_copy_threads(cpus, true), threads[cpus]);
+	assert_int_equal(tune_copy_threads(UINT32_MAX, true), 12);
 }
 
 int main(void)
@@ -80,6 +90,7 @@ int main(void)
 		cmocka_unit_test(more_than_two_rows_take_at_most_a_quarter_of_the_cache),
 		cmocka_unit_test(two_rows_are_in_flight_where_nothing_is_known),
 		cmocka_unit_test(one_cpu_is_left_to_the_exchange_and_few_copy),
+		cmocka_unit_test(more_threads_checksum_what_devices_send),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,6 +23,7 @@ static void add_cell(struct part *p, const struct shared *s, uint32_t number)
 	*r = (struct region){.name = (char *)s->name, .elem_bytes = s->elem_bytes, .box = s->box};
 	r->box.extent[last] *= 2;
 	r->bytes = box_count(&r->box) * s->elem_bytes;
+	r->device = number > 0 ? (int)number : DEVICE_HOST;
 	r->addr = calloc(r->bytes, 1);
 	assert_non_null(r->addr);
 	p->cell[p->layout.regions] = (struct share_cell){
@@ -111,6 +112,16 @@ void world_flip(struct world *w, uint32_t rank, uint32_t tensor, uint64_t at, ui
 	fail();
 }
 
+static int device_at(const struct part *p, const uint8_t *addr)
+{
+	uint32_t i = 0;
+
+	while (i < p->layout.regions && p->region[i].addr != addr)
+		i++;
+	assert_in_range(i, 0, p->layout.regions - 1);
+	return p->region[i].device;
+}
+
 /* What a copy backend does with the checks. */
 static void take_sums(struct part *p)
 {
@@ -122,6 +133,7 @@ static void take_sums(struct part *p)
 		const struct copy_check *c = &job.check[i];
 
 		assert_in_range(c->bytes, 1, COMPARE_BYTES);
+		assert_int_equal(c->device, device_at(p, c->addr));
 		box_view_gather(&c->view, c->addr, c->from, packed, c->bytes);
 		job.check_sum[i] = checksum(packed, c->bytes);
 	}

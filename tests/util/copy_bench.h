@@ -91,7 +91,7 @@ static inline struct copy_check new_check(const struct region *r, uint64_t *rand
 	struct box inner = test_boxes_inner(&r->box, random);
 	uint64_t bytes = test_boxes_count(&inner) * r->elem_bytes;
 	uint8_t *packed = malloc(bytes);
-	struct copy_check k = {.addr = r->addr};
+	struct copy_check k = {.addr = r->addr, .device = r->device};
 
 	assert_non_null(packed);
 	test_boxes_pack(&r->box, &inner, r->elem_bytes, r->addr, packed);

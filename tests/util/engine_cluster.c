@@ -24,14 +24,18 @@ struct copy {
 	pthread_mutex_t lock;
 	const struct copy_job *job;   /* borrowed while under way: must stay what it was */
 	struct copy_job was;
-	bool under_way, hold, stuck, cancelled, fail_begin;
+	bool under_way, hold, stuck, cancelled, fail_begin, fail_prepare;
+	const char *why;
+	uint32_t released;
 	uint32_t fail_block;          /* from 1 */
 };
 
-static bool fake_owns(const void *addr, uint64_t bytes)
+static int fake_where(const void *addr, uint64_t bytes, int *device)
 {
+	(void)addr;
 	(void)bytes;
-	return addr;
+	*device = DEVICE_HOST;
+	return 0;
 }
 
 static int fake_open(const struct copy_config *config, struct copy **out)
@@ -43,6 +47,34 @@ static int fake_open(const struct copy_config *config, struct copy **out)
 	pthread_mutex_init(&c->lock, NULL);
 	*out = c;
 	return 0;
+}
+
+static int fake_prepare(struct copy *c, struct copy_plan *plan, void *addr, uint64_t bytes)
+{
+	require(addr && bytes > 0 && !plan->ready, "what is prepared");
+	pthread_mutex_lock(&c->lock);
+	require(!c->under_way, "a plan is prepared while a copy is under way");
+	if (!c->fail_prepare)
+		plan->ready = (struct copy_ready *)c;
+	pthread_mutex_unlock(&c->lock);
+	return plan->ready ? 0 : error_set(FTMEM_ENOMEM, "the test has no memory to pin");
+}
+
+static void fake_release(struct copy *c, struct copy_plan *plan)
+{
+	if (!plan->ready)
+		return;
+	pthread_mutex_lock(&c->lock);
+	require(!c->under_way || c->job->plan != plan, "a plan is released while it is copied");
+	c->released++;
+	pthread_mutex_unlock(&c->lock);
+	plan->ready = NULL;
+}
+
+static void fake_figures(struct copy *c, struct copy_figures *out)
+{
+	(void)c;
+	*out = (struct copy_figures){0};
 }
 
 static int fake_begin(struct copy *c, const struct copy_job *job, void *stream)
@@ -138,6 +170,13 @@ static void fake_cancel(struct copy *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
+static void fake_why(struct copy *c, char *text, size_t bytes)
+{
+	pthread_mutex_lock(&c->lock);
+	snprintf(text, bytes, "%s", c->why ? c->why : "");
+	pthread_mutex_unlock(&c->lock);
+}
+
 static int fake_put(struct copy *c, const struct copy_put *put, uint32_t count)
 {
 	(void)c;
@@ -160,17 +199,28 @@ const struct copy_ops *engine_copy(void)
 {
 	static const struct copy_ops ops = {
 		.name = "test",
-		.owns = fake_owns,
+		.where = fake_where,
 		.open = fake_open,
+		.prepare = fake_prepare,
+		.release = fake_release,
 		.begin = fake_begin,
 		.fence = fake_fence,
 		.cancel = fake_cancel,
 		.done = fake_done,
+		.why = fake_why,
 		.put = fake_put,
+		.figures = fake_figures,
 		.close = fake_close,
 	};
 
 	return &ops;
+}
+
+void engine_copy_tell(struct copy *c, const char *why)
+{
+	pthread_mutex_lock(&c->lock);
+	c->why = why;
+	pthread_mutex_unlock(&c->lock);
 }
 
 void engine_copy_hold(struct copy *c, bool hold)
@@ -185,6 +235,23 @@ void engine_copy_stick(struct copy *c, bool stuck)
 	pthread_mutex_lock(&c->lock);
 	c->stuck = stuck;
 	pthread_mutex_unlock(&c->lock);
+}
+
+void engine_copy_fail_prepare(struct copy *c, bool fail)
+{
+	pthread_mutex_lock(&c->lock);
+	c->fail_prepare = fail;
+	pthread_mutex_unlock(&c->lock);
+}
+
+uint32_t engine_copy_released(struct copy *c)
+{
+	uint32_t released;
+
+	pthread_mutex_lock(&c->lock);
+	released = c->released;
+	pthread_mutex_unlock(&c->lock);
+	return released;
 }
 
 void engine_copy_fail_begin(struct copy *c)
@@ -261,7 +328,7 @@ static struct layout *new_layout(const struct engine_rank *r)
 		region.addr = r->memory[i];
 		region.bytes = r->bytes[i];
 		if (r->bytes[i] > 0)
-			require(region_set_add(set, &region) == 0, "region");
+			require(region_set_add(set, &region, DEVICE_HOST) == 0, "region");
 	}
 	require(layout_freeze(set, &layout) == 0, "layout");
 	require(layout_settle_whole(layout) == 0, "layout");
@@ -283,7 +350,13 @@ struct epoch_parts engine_parts(const struct engine_cluster *c, uint32_t layout,
 
 static void new_epoch(struct engine_cluster *c, struct engine_rank *r)
 {
-	const struct epoch_config config = {.net = r->net, .window = 2, .log = &r->log};
+	const struct epoch_config config = {
+		.net = r->net,
+		.copy_ops = engine_copy(),
+		.copy = r->copy,
+		.window = 2,
+		.log = &r->log,
+	};
 	const struct epoch_parts parts = engine_parts(c, r->rank, r->rank);
 
 	require(epoch_new(&config, &parts, &r->epoch) == 0, "epoch");
@@ -318,13 +391,16 @@ void engine_cluster_deinit(struct engine_cluster *c)
 		struct engine_rank *r = &c->rank[i];
 		struct epoch *e = r->epoch;
 
-		engine_copy()->close(r->copy);
+		engine_copy_stick(r->copy, false);
+		engine_copy()->cancel(r->copy);
+		require(engine_copy()->done(r->copy), "a copy ends when it is cancelled");
 		for (uint32_t x = 0; e && x < e->arena->shape.rails; x++)
 			if (stripe_busy(e->stripe[x])) {
 				test_job_given_up(e->stripe[x]);
 				test_job_given_up(e->arena);
 			}
 		epoch_free(e, false);
+		engine_copy()->close(r->copy);
 		for (int x = 0; x < ENGINE_REGIONS; x++)
 			free(r->memory[x]);
 	}

@@ -56,9 +56,14 @@ const struct copy_ops *engine_copy(void);
 void engine_copy_hold(struct copy *c, bool hold);
 /* Does not even end when it is cancelled. */
 void engine_copy_stick(struct copy *c, bool stuck);
+/* prepare() fails with ENOMEM while that is said; how many plans were released. */
+void engine_copy_fail_prepare(struct copy *c, bool fail);
+uint32_t engine_copy_released(struct copy *c);
 /* The next begin() fails with EDEVICE; n-th block from the next begin() on fails. */
 void engine_copy_fail_begin(struct copy *c);
 void engine_copy_fail_block(struct copy *c, uint32_t n);
+/* What why() says; stays the caller's. */
+void engine_copy_tell(struct copy *c, const char *why);
 /* Whether the last copy was cancelled; whether a job is borrowed now. */
 bool engine_copy_cancelled(struct copy *c);
 bool engine_copy_under_way(struct copy *c);

@@ -22,7 +22,7 @@ static inline int add_bytes(struct region_set *set, const char *name, void *addr
 	r.name = name;
 	r.addr = addr;
 	r.bytes = bytes;
-	return region_set_add(set, &r);
+	return region_set_add(set, &r, DEVICE_HOST);
 }
 
 static inline struct ftmem_region box(void)
@@ -56,7 +56,7 @@ static inline struct region_set *set_of_three(void)
 
 	assert_int_equal(region_set_new(&set), FTMEM_OK);
 	assert_int_equal(add_bytes(set, "w", memory, 100), FTMEM_OK);
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	assert_int_equal(add_bytes(set, "sevenby", memory + 100, 1), FTMEM_OK);
 	return set;
 }
@@ -92,7 +92,7 @@ static inline struct layout *layout_in_shares(void)
 	r.extent[0] = 1;
 	r.extent[1] = 8;
 	r.bytes = 32;
-	assert_int_equal(region_set_add(set, &r), FTMEM_OK);
+	assert_int_equal(region_set_add(set, &r, DEVICE_HOST), FTMEM_OK);
 	l = layout_of(set);
 	assert_int_equal(layout_settle(l, p, 2), FTMEM_OK);
 	return l;

@@ -166,6 +166,7 @@ static inline void test_boxes_init(struct test_layout *t, const uint64_t *bytes,
 	test_random_fill(random, t->memory, t->memory_bytes);
 	for (uint32_t i = 0; i < l->regions; i++) {
 		l->region[i].addr = t->memory + at;
+		l->region[i].device = DEVICE_HOST;
 		at += l->region[i].bytes + space;
 	}
 	l->data_bytes = test_layout_align(l->blob_bytes);

@@ -49,6 +49,7 @@ static inline void test_layout_init(struct test_layout *t, const uint64_t *bytes
 	for (uint32_t i = 0; i < count; i++) {
 		t->layout.region[i].addr = t->memory + at;
 		t->layout.region[i].bytes = bytes[i];
+		t->layout.region[i].device = DEVICE_HOST;
 		t->layout.piece[i].region = i;
 		t->layout.piece[i].offset = offset;
 		t->layout.piece[i].bytes = bytes[i];

@@ -97,16 +97,9 @@ static void watch(struct world *w, uint32_t rank)
 /* --- memory of a device --- */
 
 /* The stubs' handle is the world. */
-static bool owns_all(const void *addr, uint64_t bytes)
+static int region_device(const struct world *w)
 {
-	return addr && bytes > 0;
-}
-
-static bool owns_none(const void *addr, uint64_t bytes)
-{
-	(void)addr;
-	(void)bytes;
-	return false;
+	return w->memory == WORLD_DEVICE ? WORLD_DEVICE_NUMBER : DEVICE_HOST;
 }
 
 static int stub_put(struct copy *c, const struct copy_put *put, uint32_t count)
@@ -119,7 +112,8 @@ static int stub_put(struct copy *c, const struct copy_put *put, uint32_t count)
 
 		if (atomic_fetch_add(&w->puts, 1) + 1 == atomic_load(&w->put_fails_at))
 			return error_set(FTMEM_EDEVICE, "the device is gone");
-		if (p->bytes == 0 || p->bytes > p->to_view.bytes - p->to_from
+		if (p->device != region_device(w) || p->bytes == 0
+		    || p->bytes > p->to_view.bytes - p->to_from
 		    || p->bytes > p->source_view.bytes - p->source_from)
 			abort();
 		while (done < p->bytes) {
@@ -137,8 +131,8 @@ static int stub_put(struct copy *c, const struct copy_put *put, uint32_t count)
 }
 
 static const struct copy_ops stub[] = {
-	[WORLD_DEVICE] = {.name = "device", .owns = owns_all, .put = stub_put},
-	[WORLD_OTHER] = {.name = "other", .owns = owns_none, .put = stub_put},
+	[WORLD_DEVICE] = {.name = "device", .put = stub_put},
+	[WORLD_OTHER] = {.name = "other", .put = stub_put},
 };
 
 /* --- what goes where --- */
@@ -258,6 +252,7 @@ static void fill(struct world *w, struct world_flow *flow)
 		expect(p, flow->memory[0] + at[0], flow->want + at[1]);
 		for (uint32_t i = 0; i < 2; i++) {
 			flow->list[i][j].array = flow->memory[i] + at[i];
+			flow->list[i][j].device = i ? region_device(w) : DEVICE_HOST;
 			if (box_count(&p->inner[i]) > 0)
 				box_view(&p->outer[i], &p->inner[i], p->elem_bytes,
 				         &flow->list[i][j].view);

@@ -28,9 +28,11 @@ struct world_flow {
 	uint64_t bytes[2];
 };
 
+#define WORLD_DEVICE_NUMBER 3
+
 enum world_memory {
-	WORLD_DEVICE, /* regions are written by put() alone */
-	WORLD_OTHER,  /* a device's backend, but no region is the device's */
+	WORLD_DEVICE, /* regions are that device's: written by put() alone */
+	WORLD_OTHER,  /* a device's backend, but regions in host memory */
 	WORLD_HOST,   /* the host's backend */
 };
 
