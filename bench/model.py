@@ -224,8 +224,8 @@ def parse(argv):
 def read(args):
     """The two results."""
     bench, growth = runs.read(args.bench), runs.read(args.growth)
-    if runs.is_simulated(bench):
-        raise runs.Failure(f"{args.bench}: of the simulator; ftmem_bench's result comes first")
+    if runs.is_simulated(bench) or runs.is_gpu(bench):
+        raise runs.Failure(f"{args.bench}: ftmem_bench's result comes first")
     if not runs.is_simulated(growth):
         raise runs.Failure(f"{args.growth}: not of the growth simulator: "
                            "bench/measure.sh growth makes that")

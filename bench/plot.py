@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Draws the figures of docs/performance.md from the results that bench/measure.sh made.
+"""Draws the figures of docs/performance.md from the results that bench/measure.sh made, and
+that of docs/gpu.md from those of bench/ftmem_gpu_bench.py called gpu-NAME.json.
 
 Equal results give equal files, byte for byte, with the same release of matplotlib. The
 figures have no background, and colours that can be told apart on white and on black.
@@ -75,6 +76,16 @@ class Panel:
                        linewidth=1.5)
         if None not in less and less != values:
             self.axes.plot(ranks, less, color=colour, linestyle=":", linewidth=1.5)
+
+    def bars(self, groups, values, text):
+        """One bar of a colour beside each group's name; None: there is none."""
+        width, colour = 0.26, self.colour()
+        at = [i + width * (self.lines - 1) for i, v in enumerate(values) if v is not None]
+        drawn = self.axes.bar(at, [v for v in values if v is not None], width, color=colour,
+                              label=text)
+        self.axes.bar_label(drawn, fmt="%.3g", fontsize=7, color=GREY, padding=2)
+        middle = width * (self.lines - 1) / 2
+        self.axes.set_xticks([i + middle for i in range(len(groups))], groups, fontsize=8)
 
     def log_x(self, ticks, texts):
         self.axes.set_xscale("log", base=2)
@@ -196,6 +207,24 @@ def growth_simulated(figure, found):
             panel.done()
 
 
+def gpu(figure, found):
+    found = runs.of_set(found, "gpu")
+    names = [run["name"].partition("-")[2].replace("-", "\n") or "gpu" for run in found]
+    left, right = figure.subplots(1, 2)
+    left = Panel(left, "Step of training, over that without snapshots", "", "%")
+    right = Panel(right, "Copies, all ranks together", "", "GB/s")
+    for kind, text in (("ideal", "ideal copies"), ("ftmem", "libftmem")):
+        left.bars(names, [runs.gpu_median(run, "train", "overhead_percent", kind)
+                          for run in found], text)
+    for section, key, text in (("raw", "d2h_GBps", "one array to the host"),
+                               ("copy", "d2h_GBps", "snapshot"),
+                               ("copy", "h2d_GBps", "restore")):
+        right.bars(names, [runs.gpu_median(run, section, key, join=sum) for run in found], text)
+    for panel in (left, right):
+        panel.axes.margins(y=0.35)
+        panel.done()
+
+
 FIGURE_OF = {
     # name: (has its results, inches, drawing)
     "protect-size": (("size",), (6.4, 4), protect_size),
@@ -204,6 +233,7 @@ FIGURE_OF = {
     "restore-size": (("size",), (9.6, 4), restore),
     "growth-ranks": (("ranks",), (6.4, 4), growth_ranks),
     "growth-simulated": (("growth",), (9.6, 7), growth_simulated),
+    "gpu": (("gpu",), (9.6, 4), gpu),
 }
 
 

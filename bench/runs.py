@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Results of ftmem_bench and of the growth simulator, read for table.py, plot.py
-and model.py.
+"""Results of ftmem_bench, of ftmem_gpu_bench.py and of the growth simulator, read for table.py,
+plot.py and model.py.
 
 A file NAME.json belongs to the set that its name begins with: size-m2-64M is of "size".
 """
@@ -19,6 +19,7 @@ KEYS = ("ranks", "nodes", "hosts", "ranks_on_host", "cpus_on_host", "bytes", "re
         "idle.rest_percent", "idle.waiting_percent", "limits.memcpy_GBps",
         "limits.checksum_GBps", "limits.verify_GBps", "limits.mpi_GBps", "limits.encode_GBps",
         "floor_s", "of_floor", "verified_bytes")
+GPU_KEYS = ("ranks", "options.model", "options.every", "machine.gpu", "sections", "failed")
 GROWTH_KEYS = ("nodes", "ranks", "phase", "messages", "bytes", "table_bytes", "memory", "steps")
 
 
@@ -47,6 +48,10 @@ def is_simulated(run):
     return "growth" in run
 
 
+def is_gpu(run):
+    return "gpu_bench" in run
+
+
 def has(values, key):
     for part in key.split("."):
         if not isinstance(values, dict) or part not in values:
@@ -70,16 +75,27 @@ def check_simulated(path, run):
     need_keys(path, run, ["fit"])
 
 
+def check_gpu(path, run):
+    need_keys(path, run, GPU_KEYS)
+    for name in ("copy", "train"):
+        for figures in run["sections"].get(name, []):
+            if figures.get("verified", "ftmem" not in run["options"]["kinds"]) is not True:
+                raise Failure(f"{path}: not every byte was right in this run: measure it again")
+
+
 def read(path):
     """One result, with its name and set added."""
     try:
         run = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise Failure(f"{path}: cannot be read: {error}") from error
-    if not isinstance(run, dict) or not ("protect_s" in run or is_simulated(run)):
-        raise Failure(f"{path}: neither ftmem_bench nor the growth simulator wrote this")
+    if not isinstance(run, dict) or not (
+            "protect_s" in run or is_simulated(run) or is_gpu(run)):
+        raise Failure(f"{path}: neither a bench nor the growth simulator wrote this")
     if is_simulated(run):
         check_simulated(path, run)
+    elif is_gpu(run):
+        check_gpu(path, run)
     elif run.get("verified") is not True:
         raise Failure(f"{path}: not every byte was right in this run: measure it again")
     else:
@@ -157,6 +173,17 @@ def setting(runs, key):
         raise Failure(f"{key} differs between runs of one figure: "
                       + ", ".join(f"{run['name']}: {run[key]}" for run in runs))
     return values.pop()
+
+
+def gpu_median(run, section, key, of="", join=max):
+    """The worst of all ranks in a section of ftmem_gpu_bench.py, or what join makes of them;
+    of: a member of what key is. None where it was not measured."""
+    found = []
+    for figures in run["sections"].get(section, []):
+        value = figures.get(key)
+        value = value.get(of) if of and value else value
+        found.append(value["median"] if isinstance(value, dict) else value)
+    return join(found) if found and None not in found else None
 
 
 def size_text(size):

@@ -13,7 +13,8 @@ Without options: all tests in the dev build, then unit, sim and mpi tests under 
 sanitizers.
 
   --quick   dev build only, without the mpi, e2e and install tests
-  --full    also builds with clang and without ISA-L, and runs clang-tidy where there is one
+  --full    also builds with clang, without ISA-L and without CUDA, and runs clang-tidy where
+            there is one
   --dev, --asan, --tsan
             only these builds
   -h, --help
@@ -95,13 +96,15 @@ with_clang()
 	return 1
 }
 
-without_isal()
+without() # OPTION FOLDER
 {
-	cmake --preset dev -B build/plain -DFTMEM_WITH_ISAL=OFF >build/plain.log 2>&1 &&
-		cmake --build build/plain -j "$ftmem_jobs" >>build/plain.log 2>&1 &&
-		ctest --test-dir build/plain -j "$ftmem_jobs" --output-on-failure -L '^(unit|sim)$' &&
+	local folder=build/$2
+
+	cmake --preset dev -B "$folder" "-D$1=OFF" >"$folder.log" 2>&1 &&
+		cmake --build "$folder" -j "$ftmem_jobs" >>"$folder.log" 2>&1 &&
+		ctest --test-dir "$folder" -j "$ftmem_jobs" --output-on-failure -L '^(unit|sim)$' &&
 		return 0
-	cat build/plain.log
+	cat "$folder.log"
 	return 1
 }
 
@@ -124,7 +127,8 @@ for build in $builds; do
 done
 if [ -n "$full" ]; then
 	step "clang" with_clang
-	step "without ISA-L" without_isal
+	step "without ISA-L" without FTMEM_WITH_ISAL plain
+	step "without CUDA" without FTMEM_WITH_CUDA no-cuda
 	step "clang-tidy" tidy
 fi
 step "no ftmem-smp left" no_smp_left
