@@ -120,16 +120,19 @@ class CpuEvent:
 class Cuda:
     kind = "cuda"
 
-    def __init__(self, index):
+    def __init__(self, index, own_stream=False):
         if not torch.cuda.is_available():
             raise Failure("PyTorch sees no GPU: --device cpu tries the bench without one")
         self.torch = torch.device("cuda", index)
+        torch.cuda.set_device(self.torch)
+        self.main = torch.cuda.Stream() if own_stream else torch.cuda.default_stream()
         self.enter()
         self.runtime = Runtime()
 
     def enter(self):
         """First on each thread that queues work."""
         torch.cuda.set_device(self.torch)
+        torch.cuda.set_stream(self.main)
 
     def stream(self):
         """The training's stream, as the library wants it: NULL is the default stream."""

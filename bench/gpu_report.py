@@ -53,8 +53,9 @@ def call_rows(sections):
     calls, train = sections.get("calls", []), sections.get("train", [])
     for ranks, key, text in (
             (calls, "snapshot_us", "`ftmem_snapshot()`"),
-            (calls, "in_library_us", "the same, timed inside"),
+            (calls, "snapshot_in_library_us", "the same, timed inside"),
             (calls, "fence_us", "`ftmem_fence()`, copies queued"),
+            (calls, "fence_in_library_us", "the same, timed inside"),
             (calls, "fence_at_once_us", "`ftmem_fence()`, right after the snapshot"),
             (train, "snapshot_us", "`ftmem_snapshot()` while training, with what it waited"),
             (train, "fence_us", "`ftmem_fence()` while training")):

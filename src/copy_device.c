@@ -218,18 +218,16 @@ static void device_cancel(struct copy *c)
 	c->inner->cancel(c->host);
 }
 
-/* With the lock held. The first fence measures when its stream came to it, and how long it
- * then waits. */
+/* With the lock held. The first fence measures when its stream came to it. */
 static int stream_fence(struct copy *c, void *stream, int number)
 {
 	bool measured = !c->fenced && has_device(c->job.plan, number);
-	struct copy_gpu *timed = measured ? c->gpu[number] : NULL;
 	int rc = 0;
 
 	c->fenced = true;
 	/* What cannot be measured is not. */
-	if (timed && c->ops->record_on(timed->asked, stream) < 0)
-		timed = NULL;
+	if (measured && c->ops->record_on(c->gpu[number]->asked, stream) == 0)
+		c->timed = c->gpu[number];
 	for (uint32_t i = 0; rc == 0 && i < c->uses; i++) {
 		const struct copy_gpu *g = c->use[i];
 
@@ -238,8 +236,6 @@ static int stream_fence(struct copy *c, void *stream, int number)
 		if (rc == 0 && g->has_staged)
 			rc = c->ops->stream_wait(stream, g->staged);
 	}
-	if (rc == 0 && timed && c->ops->record_on(timed->let, stream) == 0)
-		c->timed = timed;
 	return rc;
 }
 

@@ -38,7 +38,7 @@ struct copy_gpu {
 	struct device_event *as_of;       /* on the caller's stream: what is to be read */
 	struct device_event *began;       /* on OUT, before the first band */
 	struct device_event *staged;      /* on STAGE, behind all that reads regions there */
-	struct device_event *asked, *let; /* on a fence's stream, around what it waits for */
+	struct device_event *asked;       /* on a fence's stream, before what it waits for */
 	struct device_event *half[2];     /* on STAGE: that of the bounce buffer is read */
 	struct device_event *in;          /* on IN, behind all that was queued */
 	pthread_mutex_t in_lock;          /* run, while IN is used */
@@ -104,7 +104,7 @@ struct copy {
 	bool quit;
 	bool issued;            /* nothing more of the job will be queued */
 	bool fenced;            /* before all was copied */
-	struct copy_gpu *timed; /* whose asked and let were recorded */
+	struct copy_gpu *timed; /* whose `asked` was recorded */
 	struct copy_figures figures;
 	char reason[256]; /* of the job that failed */
 

@@ -23,9 +23,7 @@
 #include "thread.h"
 
 /* Streams that waited less did not wait: so long take the events themselves. */
-#define STALL_S       10e-6
-/* The events of a fence, whose waits are over, are reached at once. */
-#define MEASURE_TRIES 100
+#define STALL_S 10e-6
 
 /* Between which places a part is copied. */
 enum way { TO_SLOT, TO_STAGING, STAGING_TO_SLOT };
@@ -362,23 +360,28 @@ static void job_issue(struct copy *c)
 
 /* --- figures --- */
 
-/* When the fence's stream came to it, and how long it waited there. False: not known. */
+/* When the fence's stream came to it, and how long it then waited for its own device. False:
+ * not known. */
 static bool measure_fence(struct copy *c, struct copy_gpu *g, double *window_s, double *stall_s)
 {
-	uint64_t pause = PAUSE_MIN_NS;
+	const struct device_event *awaited[] = {g->direct, g->has_staged ? g->staged : NULL};
 	int rc = c->ops->query(g->asked);
+	double waited_s;
 
 	*window_s = INFINITY;
 	*stall_s = 0;
 	if (rc <= 0)
 		return rc == 0;
-	if (!g->last)
+	if (!g->last || c->ops->elapsed(g->began, g->asked, window_s) < 0)
 		return false;
-	for (int i = 0; i < MEASURE_TRIES && c->ops->query(g->let) == 0; i++)
-		pause_grow(&pause, PAUSE_MAX_NS);
-	if (c->ops->query(g->let) <= 0 || c->ops->elapsed(g->began, g->asked, window_s) < 0
-	    || c->ops->elapsed(g->asked, g->let, stall_s) < 0)
-		return false;
+	for (size_t i = 0; i < sizeof(awaited) / sizeof(awaited[0]); i++) {
+		if (!awaited[i])
+			continue;
+		if (c->ops->elapsed(g->asked, awaited[i], &waited_s) < 0)
+			return false;
+		if (waited_s > *stall_s)
+			*stall_s = waited_s;
+	}
 	/* A fence before the copy began. */
 	if (*window_s < 0)
 		*window_s = 0;

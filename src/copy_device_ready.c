@@ -30,7 +30,6 @@ static void gpu_free(struct copy *c, struct copy_gpu *g)
 		ops->event_free(g->began);
 		ops->event_free(g->staged);
 		ops->event_free(g->asked);
-		ops->event_free(g->let);
 		ops->event_free(g->half[0]);
 		ops->event_free(g->half[1]);
 		ops->event_free(g->in);
@@ -43,12 +42,14 @@ static void gpu_free(struct copy *c, struct copy_gpu *g)
 
 static int gpu_events(struct copy *c, struct copy_gpu *g)
 {
-	struct device_event **event[] = {&g->as_of, &g->began,   &g->staged,  &g->asked,
-	                                 &g->let,   &g->half[0], &g->half[1], &g->in};
+	struct device_event **timed[] = {&g->began, &g->staged, &g->asked};
+	struct device_event **plain[] = {&g->as_of, &g->half[0], &g->half[1], &g->in};
 	int rc = 0;
 
-	for (size_t i = 0; rc == 0 && i < sizeof(event) / sizeof(event[0]); i++)
-		rc = c->ops->event_new(g->d, event[i]);
+	for (size_t i = 0; rc == 0 && i < sizeof(timed) / sizeof(timed[0]); i++)
+		rc = c->ops->event_new(g->d, true, timed[i]);
+	for (size_t i = 0; rc == 0 && i < sizeof(plain) / sizeof(plain[0]); i++)
+		rc = c->ops->event_new(g->d, false, plain[i]);
 	return rc;
 }
 
@@ -251,7 +252,8 @@ static int events_take(struct copy *c, struct copy_ready *r)
 	int rc;
 
 	for (; r->events < b->parts; r->events++) {
-		rc = c->ops->event_new(c->gpu[b->part[r->events].device]->d, &r->event[r->events]);
+		rc = c->ops->event_new(c->gpu[b->part[r->events].device]->d, true,
+		                       &r->event[r->events]);
 		if (rc < 0)
 			return rc;
 	}

@@ -66,8 +66,9 @@ struct device_ops {
 	 */
 	int (*stream)(void *stream, int *device);
 
-	/* An event has a time. It is recorded where its device is. ENOMEM, EDEVICE. */
-	int (*event_new)(struct device *d, struct device_event **out);
+	/* It is recorded where its device is. timed: it has a time, for elapsed(); to record it
+	 * then takes longer. ENOMEM, EDEVICE. */
+	int (*event_new)(struct device *d, bool timed, struct device_event **out);
 	void (*event_free)(struct device_event *e); /* accepts NULL */
 	/* Again and again: counts as not reached until it is. */
 	int (*record)(struct device_event *e, enum device_lane lane);
@@ -80,7 +81,7 @@ struct device_ops {
 	/* 1 reached, or never recorded; 0 not yet; EDEVICE: the device failed, and nothing is
 	 * copied any more. */
 	int (*query)(const struct device_event *e);
-	/* Between two reached events of one device. EDEVICE. */
+	/* Between two reached and timed events of one device; < 0 if `to` was first. EDEVICE. */
 	int (*elapsed)(const struct device_event *from, const struct device_event *to,
 	               double *seconds);
 

@@ -108,7 +108,7 @@ static int cuda_open(int number, struct device **out)
 
 /* --- events --- */
 
-static int cuda_event_new(struct device *d, struct device_event **out)
+static int cuda_event_new(struct device *d, bool timed, struct device_event **out)
 {
 	struct device_event *e = calloc(1, sizeof(*e));
 	struct scope s;
@@ -119,7 +119,8 @@ static int cuda_event_new(struct device *d, struct device_event **out)
 	e->device = d;
 	res = scope_enter(&s, d);
 	if (res == CUDA_SUCCESS) {
-		res = d->cu->event_new(&e->event, CU_EVENT_DEFAULT);
+		res = d->cu->event_new(&e->event,
+		                       timed ? CU_EVENT_DEFAULT : CU_EVENT_DISABLE_TIMING);
 		scope_leave(&s);
 	}
 	if (res == CUDA_SUCCESS) {

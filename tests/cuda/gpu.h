@@ -160,7 +160,7 @@ static inline struct device_event *gpu_event(struct device *d)
 {
 	struct device_event *e = NULL;
 
-	OK(device_ops()->event_new(d, &e));
+	OK(device_ops()->event_new(d, true, &e));
 	return e;
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
+#include "copy_bands.h"
 #include "copy_bench.h"
 #include "gpu.h"
 
@@ -13,6 +14,8 @@
 #define MIB (UINT64_C(1) << 20)
 /* Allocations as large as that do not share their addresses with others. */
 #define ALONE_BYTES (64 * MIB)
+/* The driver queues about a thousand copies within a device, and more of others. */
+#define LANE_RUNS   800u
 
 static uint64_t random_state;
 
@@ -97,6 +100,27 @@ static void gpu_bench_deinit(struct gpu_bench *g)
 	free(b->image);
 	free(b->job.sums);
 	free((void *)b->job.landed);
+}
+
+static uint32_t device_runs(const struct gpu_bench *g)
+{
+	struct copy_bands *bands = NULL;
+	uint32_t runs;
+
+	OK(copy_bands_new(g->b.plan, MIB, &bands));
+	runs = bands->runs;
+	copy_bands_free(bands);
+	return runs;
+}
+
+/* So that all copies can be queued while the device has not come to them. */
+static void gpu_bench_init_gated(struct gpu_bench *g, uint64_t staging)
+{
+	gpu_bench_init(g, staging, false);
+	while (device_runs(g) > LANE_RUNS) {
+		gpu_bench_deinit(g);
+		gpu_bench_init(g, staging, false);
+	}
 }
 
 /* Region i as it is in some copy of b.t.memory. */
@@ -210,7 +234,7 @@ static void copies_what_lies_between_call_and_fence(void **state)
 	for (int i = 0; i < 3; i++) {
 		struct gpu_bench g;
 
-		gpu_bench_init(&g, staging[i], false);
+		gpu_bench_init_gated(&g, staging[i]);
 		for (int round = 0; round < 4; round++)
 			snapshot_between(&g, s, &s, 1);
 		gpu_bench_deinit(&g);
@@ -244,7 +268,7 @@ static void several_streams_may_have_fences(void **state)
 	struct gpu_bench g;
 
 	(void)state;
-	gpu_bench_init(&g, 0, false);
+	gpu_bench_init_gated(&g, 0);
 	for (int round = 0; round < 3; round++)
 		snapshot_between(&g, s[round], s, 3);
 	gpu_bench_deinit(&g);
@@ -258,7 +282,7 @@ static void takes_the_default_streams(void **state)
 	struct gpu_bench g;
 
 	(void)state;
-	gpu_bench_init(&g, MIB, false);
+	gpu_bench_init_gated(&g, MIB);
 	for (int i = 0; i < 3; i++)
 		snapshot_between(&g, s[i], &s[i], 1);
 	gpu_bench_deinit(&g);
@@ -298,7 +322,7 @@ static void a_cancelled_snapshot_ends_and_the_next_is_whole(void **state)
 	struct gpu_bench g;
 
 	(void)state;
-	gpu_bench_init(&g, MIB, false);
+	gpu_bench_init_gated(&g, MIB);
 	renew(&g);
 	gate_on(s, &gate);
 	upload(&g, s);
@@ -319,7 +343,7 @@ static void refuses_a_captured_stream_and_goes_on(void **state)
 	struct gpu_bench g;
 
 	(void)state;
-	gpu_bench_init(&g, 0, false);
+	gpu_bench_init_gated(&g, 0);
 	flags_clear(&g.b);
 	CUDA(cudaStreamBeginCapture(s, cudaStreamCaptureModeGlobal));
 	REFUSED(g.b.ops->begin(g.b.copy, &g.b.job, s), FTMEM_EINVAL, "captured");
@@ -402,7 +426,7 @@ static void restores_what_was_snapshotted(void **state)
 	uint64_t damaged;
 
 	(void)state;
-	gpu_bench_init(&g, MIB, false);
+	gpu_bench_init_gated(&g, MIB);
 	fill = (struct copy_fill){g.b.plan, g.b.job.data, g.b.job.sums};
 	for (int round = 0; round < 3; round++) {
 		snapshot_between(&g, s, &s, 1);
@@ -430,7 +454,7 @@ static void counts_blocks_that_do_not_fit_their_checksums(void **state)
 	uint64_t damaged = 99;
 
 	(void)state;
-	gpu_bench_init(&g, 0, false);
+	gpu_bench_init_gated(&g, 0);
 	snapshot_between(&g, s, &s, 1);
 	fill = (struct copy_fill){g.b.plan, g.b.job.data, g.b.job.sums};
 	block = &g.b.plan->block[g.b.plan->blocks / 2];

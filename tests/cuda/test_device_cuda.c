@@ -233,7 +233,7 @@ static void *ask_elsewhere(void *arg)
 	if (a->rc == 0)
 		a->rc = ops()->open(0, &d);
 	if (a->rc == 0)
-		a->rc = ops()->event_new(d, &e);
+		a->rc = ops()->event_new(d, true, &e);
 	if (a->rc == 0)
 		a->rc = ops()->record(e, DEVICE_OUT);
 	if (a->rc == 0 && ops()->query(e) < 0)
@@ -521,7 +521,7 @@ static void need_all_refused(struct device *d, struct device_event *e, void *at,
 	NEED(ops()->lane_wait(d, DEVICE_IN, e) == FTMEM_EDEVICE);
 	NEED(ops()->stream_wait(NULL, e) == FTMEM_EDEVICE);
 	NEED(ops()->elapsed(e, e, &seconds) == FTMEM_EDEVICE);
-	NEED(ops()->event_new(d, &other) == FTMEM_EDEVICE);
+	NEED(ops()->event_new(d, true, &other) == FTMEM_EDEVICE);
 	NEED(ops()->alloc(d, 1000, &more) == FTMEM_EDEVICE);
 	NEED(ops()->query(e) == FTMEM_EDEVICE);
 }
@@ -542,7 +542,7 @@ static void need_refused_or_done(struct device *d, struct device_event *e, void 
 	(void)ops()->lane_wait(d, DEVICE_IN, e);
 	(void)ops()->stream_wait(NULL, e);
 	(void)ops()->elapsed(e, e, &seconds);
-	if (ops()->event_new(d, &other) == 0)
+	if (ops()->event_new(d, true, &other) == 0)
 		ops()->event_free(other);
 	NEED(ops()->query(e) == FTMEM_EDEVICE);
 }
@@ -557,7 +557,7 @@ static void part_reset(void)
 	int device;
 
 	NEED(cudaMalloc(&at, 1000) == cudaSuccess && cudaStreamCreate(&s) == cudaSuccess);
-	NEED(ops()->open(0, &d) == 0 && ops()->event_new(d, &e) == 0);
+	NEED(ops()->open(0, &d) == 0 && ops()->event_new(d, true, &e) == 0);
 	NEED(ops()->alloc(d, 1000, &staging) == 0 && ops()->pin(arena, 65536) == 0);
 	NEED(ops()->record(e, DEVICE_OUT) == 0);
 	NEED(cudaDeviceReset() == cudaSuccess);
@@ -575,7 +575,7 @@ static void part_reset(void)
 	ops()->close(d);
 	NEED(cudaMemset(again, 1, 1000) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
 	/* And can be opened anew. */
-	NEED(ops()->open(0, &d) == 0 && ops()->event_new(d, &e) == 0);
+	NEED(ops()->open(0, &d) == 0 && ops()->event_new(d, true, &e) == 0);
 	NEED(ops()->record(e, DEVICE_OUT) == 0 && ops()->stream(NULL, &device) == 0);
 	ops()->event_free(e);
 	ops()->close(d);
@@ -595,7 +595,7 @@ static void part_sticky(void)
 	CUfunction kernel;
 
 	NEED(cudaMalloc(&at, 1000) == cudaSuccess);
-	NEED(ops()->open(0, &d) == 0 && ops()->event_new(d, &e) == 0);
+	NEED(ops()->open(0, &d) == 0 && ops()->event_new(d, true, &e) == 0);
 	FIND(cuModuleLoadData, 2000);
 	FIND(cuModuleGetFunction, 2000);
 	FIND(cuLaunchKernel, 4000);

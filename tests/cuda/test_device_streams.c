@@ -104,6 +104,11 @@ static void events_tell_the_time_between_them(void **state)
 	OK(ops()->elapsed(t.e, t.e, &seconds));
 	assert_true(seconds == 0);
 	ops()->event_free(to);
+	OK(ops()->event_new(t.d, false, &to));
+	OK(ops()->record_on(to, t.s));
+	gpu_await(to);
+	assert_int_equal(ops()->elapsed(t.e, to, &seconds), FTMEM_EDEVICE);
+	ops()->event_free(to);
 	stage_deinit(&t);
 }
 
@@ -476,7 +481,7 @@ static void *work_elsewhere(void *arg)
 	int rc, device;
 
 	rc = ops()->where(w->at, BYTES, &device);
-	rc = rc ? rc : ops()->event_new(w->d, &e);
+	rc = rc ? rc : ops()->event_new(w->d, true, &e);
 	rc = rc ? rc : ops()->record(w->e, DEVICE_OUT);
 	rc = rc ? rc : ops()->copy(w->d, DEVICE_OUT, &out, 1);
 	rc = rc ? rc : ops()->record(e, DEVICE_OUT);

@@ -75,7 +75,7 @@ static struct device_event *event_of(struct device *d)
 {
 	struct device_event *e = NULL;
 
-	assert_int_equal(ops()->event_new(d, &e), 0);
+	assert_int_equal(ops()->event_new(d, true, &e), 0);
 	return e;
 }
 
@@ -363,7 +363,7 @@ static void answers_with_errors_after_a_reset(void **state)
 		assert_int_equal(ops()->stream(stream_of(1), &device), FTMEM_EDEVICE);
 		assert_int_equal(ops()->elapsed(e, e, &seconds), FTMEM_EDEVICE);
 		assert_int_equal(ops()->copy(d, DEVICE_OUT, &run, 1), FTMEM_EDEVICE);
-		assert_int_equal(ops()->event_new(d, &other), FTMEM_EDEVICE);
+		assert_int_equal(ops()->event_new(d, true, &other), FTMEM_EDEVICE);
 		assert_int_equal(ops()->alloc(d, 10, &at), FTMEM_EDEVICE);
 		assert_int_equal(ops()->pin(host, 64), FTMEM_EDEVICE);
 		ops()->free(d, at);
@@ -392,6 +392,21 @@ static void a_failed_device_answers_with_its_error(void **state)
 	assert_thread_is_as_before(1);
 }
 
+static void only_events_that_are_to_have_a_time_get_one(void **state)
+{
+	struct device *d = device_open(0);
+	struct device_event *e = NULL;
+	unsigned timed = cuda.timed;
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(ops()->event_new(d, i == 1, &e), 0);
+		assert_int_equal(cuda.timed, timed + (unsigned)i);
+		ops()->event_free(e);
+	}
+	ops()->close(d);
+}
+
 static void says_what_there_is_too_little_of(void **state)
 {
 	struct device *d = device_open(0), *none = NULL;
@@ -403,7 +418,7 @@ static void says_what_there_is_too_little_of(void **state)
 	cuda.alloc = CUDA_ERROR_OUT_OF_MEMORY;
 	assert_int_equal(ops()->alloc(d, 12345, &at), FTMEM_ENOMEM);
 	assert_said("12345 bytes to spare: lower device_staging");
-	assert_int_equal(ops()->event_new(d, &e), FTMEM_ENOMEM);
+	assert_int_equal(ops()->event_new(d, true, &e), FTMEM_ENOMEM);
 	for (int i = 0; i < 2; i++) {
 		cuda.pin = i == 0 ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_NOT_PERMITTED;
 		assert_int_equal(ops()->pin(host, 64), FTMEM_ENOMEM);
@@ -472,6 +487,8 @@ int main(int argc, char **argv)
 		                                tear_down),
 		cmocka_unit_test_setup_teardown(a_failed_device_answers_with_its_error, set_up,
 		                                tear_down),
+		cmocka_unit_test_setup_teardown(only_events_that_are_to_have_a_time_get_one,
+		                                set_up, tear_down),
 		cmocka_unit_test_setup_teardown(says_what_there_is_too_little_of, set_up,
 		                                tear_down),
 	};

@@ -52,7 +52,7 @@ static struct device_event *new_event(void)
 {
 	struct device_event *e = NULL;
 
-	assert_int_equal(ops->event_new(device, &e), 0);
+	assert_int_equal(ops->event_new(device, true, &e), 0);
 	assert_non_null(e);
 	return e;
 }
@@ -219,6 +219,13 @@ static void time_passes_between_events(void **state)
 	await_event(to);
 	assert_int_equal(ops->elapsed(from, to, &seconds), 0);
 	assert_true(seconds > 0.0015);
+	assert_int_equal(ops->elapsed(to, from, &seconds), 0);
+	assert_true(seconds < -0.0015);
+	ops->event_free(to);
+	assert_int_equal(ops->event_new(device, false, &to), 0);
+	assert_int_equal(ops->record(to, DEVICE_OUT), 0);
+	await_event(to);
+	assert_int_equal(ops->elapsed(from, to, &seconds), FTMEM_EDEVICE);
 	ops->event_free(from);
 	ops->event_free(to);
 }
@@ -293,7 +300,7 @@ static void a_failed_device_touches_nothing_and_answers_so(void **state)
 	assert_int_equal(ops->lane_wait(device, DEVICE_IN, e), FTMEM_EDEVICE);
 	assert_int_equal(ops->stream_wait(NULL, e), FTMEM_EDEVICE);
 	assert_int_equal(ops->stream(NULL, &where), FTMEM_EDEVICE);
-	assert_int_equal(ops->event_new(device, &none), FTMEM_EDEVICE);
+	assert_int_equal(ops->event_new(device, true, &none), FTMEM_EDEVICE);
 	assert_int_equal(ops->alloc(device, 1, &memory), FTMEM_EDEVICE);
 	test_device_mend(0);
 	assert_int_equal(copy_out(), 0);

@@ -232,7 +232,8 @@ static CUresult fake_wait(CUstream stream, CUevent event, unsigned flags)
 static CUresult fake_event_new(CUevent *event, unsigned flags)
 {
 	assert_scope();
-	assert_int_equal(flags, CU_EVENT_DEFAULT);
+	assert_true(flags == CU_EVENT_DEFAULT || flags == CU_EVENT_DISABLE_TIMING);
+	cuda.timed += flags == CU_EVENT_DEFAULT;
 	*event = (CUevent)(uintptr_t)OURS;
 	return cuda.alloc;
 }

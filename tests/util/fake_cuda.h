@@ -24,7 +24,7 @@ struct fake_cuda {
 	bool own_addresses;    /* of pinned memory, on devices */
 	unsigned long long id[FAKE_DEVICES]; /* of contexts; 0: destroyed */
 	int retained[FAKE_DEVICES];
-	unsigned batches, copies, largest, pins;
+	unsigned batches, copies, largest, pins, timed; /* events */
 	uint8_t memory[FAKE_DEVICES][FAKE_BYTES], managed[FAKE_BYTES];
 	size_t mapped;         /* of each device's memory */
 };

@@ -37,6 +37,7 @@ struct sim_pinned {
 struct device_event {
 	struct device *home;
 	int device;
+	bool timed;
 	uint64_t recorded, reached; /* turns */
 	uint64_t ns;                /* when it was reached last */
 	uint32_t users;             /* its owner, and what is queued */

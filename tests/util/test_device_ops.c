@@ -187,7 +187,7 @@ static int ops_stream(void *stream, int *device)
 	return rc;
 }
 
-static int ops_event_new(struct device *d, struct device_event **out)
+static int ops_event_new(struct device *d, bool timed, struct device_event **out)
 {
 	struct device_event *e;
 	int rc;
@@ -198,6 +198,7 @@ static int ops_event_new(struct device *d, struct device_event **out)
 		e = sim_take(sizeof(*e));
 		e->home = d;
 		e->device = d->number;
+		e->timed = timed;
 		e->users = 1;
 		sim.figures.events++;
 		sim.figures.events_made++;
@@ -320,6 +321,8 @@ static int ops_elapsed(const struct device_event *from, const struct device_even
 
 	sim_enter();
 	rc = check_device(from->device);
+	if (rc == 0 && !(from->timed && to->timed))
+		rc = error_set(FTMEM_EDEVICE, "these events have no time");
 	if (rc == 0 && (from->device != to->device || from->recorded == 0 || to->recorded == 0
 	                || from->reached < from->recorded || to->reached < to->recorded))
 		rc = error_set(FTMEM_EDEVICE, "these events have not both been reached");
