@@ -177,7 +177,7 @@ class Session:
     def __init__(self, library, **opts):
         encoded = {key: value.encode() if isinstance(value, str) else value
                    for key, value in opts.items() if value is not None}
-        self.library, self.c = library, library.c
+        self.lib, self.c = library, library.c
         self.opts = Opts(**encoded)
         self.handle = c_void_p()
         library.check("ftmem_open",
@@ -189,39 +189,39 @@ class Session:
                         elem_bytes=elem_bytes if shape else 0)
         for i, values in enumerate(zip(shape, start, extent)):
             region.shape[i], region.start[i], region.extent[i] = values
-        self.library.check("ftmem_region_add",
+        self.lib.check("ftmem_region_add",
                            self.c.ftmem_region_add(self.handle, ctypes.byref(region)))
 
     def seal(self):
-        self.library.check("ftmem_seal", self.c.ftmem_seal(self.handle))
+        self.lib.check("ftmem_seal", self.c.ftmem_seal(self.handle))
 
     def restore(self):
         """The version that was restored, or None: nothing is stored."""
         version = c_uint64()
-        result = self.library.check(
+        result = self.lib.check(
             "ftmem_restore", self.c.ftmem_restore(self.handle, ctypes.byref(version)))
         return None if result == FRESH else version.value
 
     def snapshot(self, version, stream=None):
         """OK, BUSY or DROPPED."""
         result = self.c.ftmem_snapshot(self.handle, version, stream)
-        return result if result >= 0 else self.library.check("ftmem_snapshot", result)
+        return result if result >= 0 else self.lib.check("ftmem_snapshot", result)
 
     def fence(self, stream=None):
         result = self.c.ftmem_fence(self.handle, stream)
-        return result if result >= 0 else self.library.check("ftmem_fence", result)
+        return result if result >= 0 else self.lib.check("ftmem_fence", result)
 
     def wait(self, version, timeout_ms=60000):
         """OK: committed. DROPPED."""
-        return self.library.check("ftmem_wait",
+        return self.lib.check("ftmem_wait",
                                   self.c.ftmem_wait(self.handle, version, timeout_ms))
 
     def forget(self):
-        self.library.check("ftmem_forget", self.c.ftmem_forget(self.handle))
+        self.lib.check("ftmem_forget", self.c.ftmem_forget(self.handle))
 
     def stats(self):
         out = Stats()
-        self.library.check("ftmem_stats", self.c.ftmem_stats(self.handle, ctypes.byref(out)))
+        self.lib.check("ftmem_stats", self.c.ftmem_stats(self.handle, ctypes.byref(out)))
         return out.values()
 
     def message(self):

@@ -49,7 +49,7 @@ def busy(seconds):
 
 class Bench:
     def __init__(self, args, world, device, library):
-        self.args, self.world, self.device, self.library = args, world, device, library
+        self.args, self.world, self.device, self.lib = args, world, device, library
         self.shape = gpu_model.SHAPES[args.model]
         self.position = torch.zeros(POSITION_BYTES, dtype=torch.uint8)
         self.session, self.version, self.plain, self.held = None, 0, None, False
@@ -95,14 +95,14 @@ class Bench:
         self.held = True
         self.device.synchronize()
         self.world.barrier()
-        open_s, self.session = timed(lambda: ftmem_ctypes.Session(self.library, **opts))
+        open_s, self.session = timed(lambda: ftmem_ctypes.Session(self.lib, **opts))
         for piece in pieces:
             self.session.add(piece.name, piece.tensor.data_ptr(), piece.bytes, **piece.box())
         self.session.add("position", self.position.data_ptr(), POSITION_BYTES)
         seal_s, _ = timed(self.session.seal)
         on_device = self.session.stats()["device_bytes"]
         if self.device.kind == "cuda" and on_device == 0:
-            raise gpu_device.Failure(f"{self.library.path} was built without CUDA: it would take "
+            raise gpu_device.Failure(f"{self.lib.path} was built without CUDA: it would take "
                                      "device memory for the host's")
         return {"open_s": open_s, "seal_s": seal_s}
 
@@ -121,7 +121,7 @@ class Bench:
         self.world.barrier()
 
     def drop_now(self, *options):
-        beside = pathlib.Path(self.library.path).resolve().parent / "ftmem"
+        beside = pathlib.Path(self.lib.path).resolve().parent / "ftmem"
         command = str(beside) if beside.exists() else shutil.which("ftmem")
         if command:
             subprocess.run([command, "drop", *options, "--dir", self.dir, self.job], check=False,

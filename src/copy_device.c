@@ -21,6 +21,7 @@
 
 #include "clock.h"
 #include "error.h"
+#include "thread.h"
 
 /* After its deadline a fence cancels; what is in hand is queued in milliseconds unless the
  * machine is in trouble. */
@@ -382,18 +383,10 @@ static void device_close(struct copy *c)
 	free(c);
 }
 
-/* Deadlines are of the monotonic clock. */
 static int sync_init(struct copy *c)
 {
-	pthread_condattr_t attr;
-	int err = pthread_condattr_init(&attr);
+	int err = thread_cond_init(&c->moved);
 
-	if (err)
-		return err;
-	err = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	if (!err)
-		err = pthread_cond_init(&c->moved, &attr);
-	pthread_condattr_destroy(&attr);
 	if (err)
 		return err;
 	err = pthread_cond_init(&c->work, NULL);

@@ -537,18 +537,10 @@ static void host_close(struct copy *c)
 	free(c);
 }
 
-/* Deadlines are of the monotonic clock. */
 static int sync_init(struct copy *c)
 {
-	pthread_condattr_t attr;
-	int err = pthread_condattr_init(&attr);
+	int err = thread_cond_init(&c->over);
 
-	if (err)
-		return err;
-	err = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	if (!err)
-		err = pthread_cond_init(&c->over, &attr);
-	pthread_condattr_destroy(&attr);
 	if (err)
 		return err;
 	err = pthread_cond_init(&c->work, NULL);

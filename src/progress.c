@@ -70,21 +70,36 @@ static void wake_up(void *arg)
 	pthread_cond_signal(&p->wake);
 }
 
+static int sync_init(struct progress *p)
+{
+	int err = thread_cond_init(&p->wake);
+
+	if (err)
+		return err;
+	err = thread_cond_init(&p->resolved);
+	if (err)
+		goto no_resolved;
+	err = pthread_mutex_init(&p->lock, NULL);
+	if (err)
+		goto no_lock;
+	return 0;
+no_lock:
+	pthread_cond_destroy(&p->resolved);
+no_resolved:
+	pthread_cond_destroy(&p->wake);
+	return err;
+}
+
 int progress_new(const struct progress_config *config, struct progress **out)
 {
 	struct progress *p = calloc(1, sizeof(*p));
-	pthread_condattr_t attr;
 
 	*out = NULL;
-	if (!p)
+	if (!p || sync_init(p) != 0) {
+		free(p);
 		return error_set(FTMEM_ENOMEM, "no memory for the progress thread");
+	}
 	p->config = *config;
-	pthread_mutex_init(&p->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&p->wake, &attr);
-	pthread_cond_init(&p->resolved, &attr);
-	pthread_condattr_destroy(&attr);
 	p->engine.net = config->net;
 	p->engine.copy_ops = config->copy_ops;
 	p->engine.copy = config->copy;

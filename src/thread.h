@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <time.h>
 
 /* pthread_create() with all signals blocked in the new thread. Returns its error. */
 static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
@@ -19,6 +20,21 @@ static inline int thread_start(pthread_t *thread, void *(*run)(void *), void *ar
 		return err;
 	err = pthread_create(thread, NULL, run, arg);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return err;
+}
+
+/* A condition whose deadlines are of the monotonic clock (clock.h). Returns pthread's error. */
+static inline int thread_cond_init(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+	int err = pthread_condattr_init(&attr);
+
+	if (err)
+		return err;
+	err = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	if (!err)
+		err = pthread_cond_init(cond, &attr);
+	pthread_condattr_destroy(&attr);
 	return err;
 }
 
