@@ -63,6 +63,7 @@ static void job_use(struct copy *c, struct copy_gpu *g)
 	g->split = g->issued = g->reached = 0;
 	g->direct = g->last = NULL;
 	g->has_staged = g->lost = false;
+	g->fenced = g->timed = false;
 	c->use[c->uses++] = g;
 }
 
@@ -140,9 +141,7 @@ static int job_begin(struct copy *c, const struct copy_job *job, void *stream, i
 	}
 	c->job = *job;
 	c->checked = c->issued = false;
-	/* With nobody there to fence it tells nothing of the steps to come. */
-	c->fenced = stream == COPY_AT_REST;
-	c->timed = NULL;
+	c->at_rest = stream == COPY_AT_REST;
 	atomic_store(&c->arrived, 0);
 	atomic_store(&c->cancelled, false);
 	atomic_store(&c->failed, false);
@@ -175,6 +174,7 @@ static int device_begin(struct copy *c, const struct copy_job *job, void *stream
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&c->lock);
+	atomic_fetch_add(&c->turn, 1);
 	last_forget(c, job->plan);
 	if (reads)
 		rc = job_begin(c, job, stream, number);
@@ -219,16 +219,17 @@ static void device_cancel(struct copy *c)
 	c->inner->cancel(c->host);
 }
 
-/* With the lock held. The first fence measures when its stream came to it. */
+/* With the lock held. The first fence of a device's streams measures when it was come to. */
 static int stream_fence(struct copy *c, void *stream, int number)
 {
-	bool measured = !c->fenced && has_device(c->job.plan, number);
+	struct copy_gpu *own = has_device(c->job.plan, number) ? c->gpu[number] : NULL;
 	int rc = 0;
 
-	c->fenced = true;
 	/* What cannot be measured is not. */
-	if (measured && c->ops->record_on(c->gpu[number]->asked, stream) == 0)
-		c->timed = c->gpu[number];
+	if (own && !own->fenced)
+		own->timed = c->ops->record_on(own->asked, stream) == 0;
+	if (own)
+		own->fenced = true;
 	for (uint32_t i = 0; rc == 0 && i < c->uses; i++) {
 		const struct copy_gpu *g = c->use[i];
 
@@ -238,6 +239,20 @@ static int stream_fence(struct copy *c, void *stream, int number)
 			rc = c->ops->stream_wait(stream, g->staged);
 	}
 	return rc;
+}
+
+/* For a fence that came too late, unless its job is over and another began. */
+static void fence_cancel(struct copy *c, uint64_t turn)
+{
+	pthread_mutex_lock(&c->lock);
+	if (atomic_load(&c->turn) == turn) {
+		job_cancel(c);
+		if (!c->reason[0])
+			snprintf(c->reason, sizeof(c->reason),
+			         "a fence waited for it longer than timeout_ms");
+		c->inner->cancel(c->host);
+	}
+	pthread_mutex_unlock(&c->lock);
 }
 
 /* What devices hold, on a stream of that one. *late: the job was cancelled for it. */
@@ -269,6 +284,7 @@ static int fence_devices(struct copy *c, void *stream, int number, uint64_t dead
 static int device_fence(struct copy *c, void *stream, uint64_t deadline_ns)
 {
 	bool late = false;
+	uint64_t turn = atomic_load(&c->turn);
 	int number, rc = 0;
 
 	if (atomic_load(&c->on_devices))
@@ -279,12 +295,12 @@ static int device_fence(struct copy *c, void *stream, uint64_t deadline_ns)
 	else if (rc == 0)
 		rc = fence_devices(c, stream, number, deadline_ns, &late);
 	if (late)
-		c->inner->cancel(c->host);
+		fence_cancel(c, turn);
 	if (rc < 0)
 		return rc;
 	rc = c->inner->fence(c->host, stream, deadline_ns);
 	if (rc < 0)
-		device_cancel(c);
+		fence_cancel(c, turn);
 	if (rc == 0 && late)
 		rc = error_set(FTMEM_ETIMEOUT, "copies from device memory were not queued in time, "
 		                               "the version is dropped: raise timeout_ms");
@@ -426,7 +442,6 @@ static int device_open(const struct copy_config *config, struct copy **out)
 	c->config = *config;
 	c->ops = device_ops();
 	c->inner = copy_host();
-	c->window_s = -1;
 	rc = c->inner->open(config, &c->host);
 	if (rc < 0) {
 		device_close(c);

@@ -16,6 +16,7 @@
 
 #include "copy_bands.h"
 #include "copy_host.h"
+#include "copy_stage.h"
 
 /* Runs that are queued at once, or as many as a band has if these are more. */
 #define RUNS_AT_ONCE 1024u
@@ -54,7 +55,9 @@ struct copy_gpu {
 	                                             behind the last */
 	bool has_staged;                          /* the event stands for something */
 	bool lost;
-	double bytes_per_s; /* of the last copy that was measured */
+	/* Changed under the lock: on a stream of its own, and `asked` was recorded. */
+	_Atomic bool fenced, timed;
+	struct copy_pace pace;
 };
 
 /* What was taken for a plan. */
@@ -98,22 +101,21 @@ struct copy {
 	struct copy_gpu *use[DEVICE_MAX];
 	uint32_t uses;
 	const struct device_event *as_of;
+	bool at_rest; /* begun on COPY_AT_REST */
 	bool checked; /* the driver's: device checks are taken */
 
 	/* Under the lock. */
 	bool quit;
 	bool issued;            /* nothing more of the job will be queued */
-	bool fenced;            /* before all was copied */
-	struct copy_gpu *timed; /* whose `asked` was recorded */
 	struct copy_figures figures;
 	char reason[256]; /* of the job that failed */
 
-	double window_s; /* see copy_stage.h; the driver's */
 	char logged[256]; /* the last reason that was; the driver's */
 
 	/* Changed under the lock. */
 	_Atomic bool under_way; /* the driver has, or is given, a job */
 	_Atomic bool cancelled, failed;
+	_Atomic uint64_t turn; /* of the job */
 
 	_Atomic uint32_t arrived; /* blocks, from the first on; grows under arrival_lock */
 

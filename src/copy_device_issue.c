@@ -18,7 +18,6 @@
 #include <string.h>
 
 #include "clock.h"
-#include "copy_stage.h"
 #include "error.h"
 #include "thread.h"
 
@@ -319,11 +318,9 @@ static void job_split(struct copy *c)
 
 	for (uint32_t i = 0; b && i < c->uses; i++) {
 		struct copy_gpu *g = c->use[i];
-		struct copy_pace pace = {c->window_s, g->bytes_per_s};
-
 		for (uint32_t j = 0; j < b->parts; j++)
 			g->bytes += b->part[j].device == g->number ? b->part[j].bytes : 0;
-		g->split = copy_bands_split(b, g->number, copy_stage_direct(&pace, g->bytes),
+		g->split = copy_bands_split(b, g->number, copy_stage_direct(&g->pace, g->bytes),
 		                            g->staging_bytes);
 		for (uint32_t band = g->split; band < b->bands; band++) {
 			const struct band_part *part = copy_bands_part(b, band, g->number);
@@ -360,6 +357,14 @@ static void job_issue(struct copy *c)
 
 /* --- figures --- */
 
+static bool reads_checks(const struct copy *c)
+{
+	for (uint32_t i = 0; i < c->job.checks; i++)
+		if (c->job.check[i].device != DEVICE_HOST)
+			return true;
+	return false;
+}
+
 /* When the fence's stream came to it, and how long it then waited for its own device. False:
  * not known. */
 static bool measure_fence(struct copy *c, struct copy_gpu *g, double *window_s, double *stall_s)
@@ -388,36 +393,50 @@ static bool measure_fence(struct copy *c, struct copy_gpu *g, double *window_s, 
 	return true;
 }
 
+/* What fences tell of the steps to come, and how long a stream waited. A
+ * device whose streams have none waits with the others', or there is none at all. With nobody
+ * there to fence, or checks that a fence waited for on the host, nothing is learned. */
+static double measure_fences(struct copy *c)
+{
+	double window_s, stall_s, least_s = INFINITY, longest_s = 0;
+	bool learns = !c->at_rest && !reads_checks(c);
+
+	for (uint32_t i = 0; i < c->uses; i++) {
+		struct copy_gpu *g = c->use[i];
+
+		if (!g->timed || !measure_fence(c, g, &window_s, &stall_s))
+			continue;
+		if (learns)
+			copy_stage_learn(&g->pace, window_s);
+		least_s = window_s < least_s ? window_s : least_s;
+		longest_s = stall_s > longest_s ? stall_s : longest_s;
+	}
+	for (uint32_t i = 0; learns && i < c->uses; i++)
+		if (!c->use[i]->fenced)
+			copy_stage_learn(&c->use[i]->pace, least_s);
+	return longest_s;
+}
+
 /* Of a job whose bytes have all arrived. */
 static void job_measure(struct copy *c)
 {
-	double seconds, slowest = 0, window_s = INFINITY, stall_s = 0;
-	struct copy_gpu *timed;
-	bool fenced, known;
+	double seconds, slowest = 0, stall_s;
 
 	for (uint32_t i = 0; i < c->uses; i++) {
 		struct copy_gpu *g = c->use[i];
 
 		if (!g->last || c->ops->elapsed(g->began, g->last, &seconds) < 0 || seconds <= 0)
 			continue;
-		g->bytes_per_s = (double)g->bytes / seconds;
+		g->pace.bytes_per_s = (double)g->bytes / seconds;
 		if (seconds > slowest)
 			slowest = seconds;
 	}
-	pthread_mutex_lock(&c->lock);
-	fenced = c->fenced;
-	timed = c->timed;
-	pthread_mutex_unlock(&c->lock);
-	known = !fenced || (timed && measure_fence(c, timed, &window_s, &stall_s));
-	if (known)
-		c->window_s = window_s;
+	stall_s = measure_fences(c);
 	pthread_mutex_lock(&c->lock);
 	c->figures.device_copy_s = slowest;
-	if (known) {
-		c->figures.stalls += stall_s >= STALL_S;
-		c->figures.stall_s += stall_s;
-		c->figures.last_stall_s = stall_s;
-	}
+	c->figures.stalls += stall_s >= STALL_S;
+	c->figures.stall_s += stall_s;
+	c->figures.last_stall_s = stall_s;
 	pthread_mutex_unlock(&c->lock);
 }
 

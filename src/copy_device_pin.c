@@ -18,6 +18,7 @@
 
 struct pin_job {
 	const struct device_ops *ops;
+	struct device *d;
 	uint8_t *base;
 	uint64_t bytes, piece, pieces;
 	bool *done; /* [pieces] */
@@ -38,7 +39,7 @@ static void pin_pieces(struct pin_job *job)
 
 	while (!atomic_load(&job->failed) && (i = atomic_fetch_add(&job->next, 1)) < job->pieces) {
 		left = job->bytes - i * job->piece;
-		if (job->ops->pin(job->base + i * job->piece,
+		if (job->ops->pin(job->d, job->base + i * job->piece,
 		                  left < job->piece ? left : job->piece) == 0) {
 			job->done[i] = true;
 			continue;
@@ -81,11 +82,17 @@ static void warn(struct copy *c, const char *reason)
 	c->warned_pin = true;
 }
 
+static struct device *ready_device(const struct copy *c, const struct copy_ready *r)
+{
+	return c->gpu[r->bands->device[0]]->d;
+}
+
 void ready_pin(struct copy *c, struct copy_ready *r, void *addr, uint64_t bytes)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), before = (uintptr_t)addr % page;
 	struct pin_job job = {
 		.ops = c->ops,
+		.d = ready_device(c, r),
 		.base = (uint8_t *)addr - before,
 		.bytes = (bytes + before + page - 1) / page * page,
 		.piece = piece_size(c),
@@ -103,7 +110,7 @@ void ready_pin(struct copy *c, struct copy_ready *r, void *addr, uint64_t bytes)
 	if (atomic_load(&job.failed)) {
 		for (uint64_t i = 0; i < job.pieces; i++)
 			if (job.done[i])
-				c->ops->unpin(job.base + i * job.piece);
+				c->ops->unpin(job.d, job.base + i * job.piece);
 		warn(c, job.reason);
 	} else {
 		r->pinned = job.base;
@@ -115,7 +122,7 @@ void ready_pin(struct copy *c, struct copy_ready *r, void *addr, uint64_t bytes)
 void ready_unpin(struct copy *c, struct copy_ready *r)
 {
 	for (uint64_t at = 0; r->pinned && at < r->pinned_bytes; at += piece_size(c))
-		c->ops->unpin(r->pinned + at);
+		c->ops->unpin(ready_device(c, r), r->pinned + at);
 	r->pinned = NULL;
 }
 

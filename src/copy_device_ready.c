@@ -85,6 +85,7 @@ int gpu_need(struct copy *c, int number, struct copy_gpu **out)
 		return error_set(FTMEM_ENOMEM, "no memory to use device %d", number);
 	}
 	g->number = number;
+	g->pace = COPY_PACE_UNKNOWN;
 	rc = c->ops->open(number, &g->d);
 	if (rc == 0)
 		rc = gpu_events(c, g);
@@ -101,7 +102,7 @@ int gpu_need(struct copy *c, int number, struct copy_gpu **out)
 /* --- what copies need whatever the plan --- */
 
 /* The buffer through which checks read. */
-static int bounce_need(struct copy *c)
+static int bounce_need(struct copy *c, const struct copy_gpu *g)
 {
 	if (!c->bounce)
 		c->bounce = aligned_alloc((size_t)sysconf(_SC_PAGESIZE), 2 * BOUNCE_BYTES);
@@ -109,7 +110,7 @@ static int bounce_need(struct copy *c)
 		return error_set(FTMEM_ENOMEM, "no memory to compare replicas in device memory");
 	/* Checks are slow either way. */
 	if (!c->bounce_pinned)
-		c->bounce_pinned = c->ops->pin(c->bounce, 2 * BOUNCE_BYTES) == 0;
+		c->bounce_pinned = c->ops->pin(g->d, c->bounce, 2 * BOUNCE_BYTES) == 0;
 	return 0;
 }
 
@@ -193,7 +194,9 @@ static uint64_t staging_alloc(struct copy *c, struct copy_gpu *g, uint64_t bytes
 		g->staging = NULL;
 		if (rc != FTMEM_ENOMEM || bytes <= STAGING_LEAST)
 			return 0;
-		bytes = bytes / 2 > STAGING_LEAST ? bytes / 2 : STAGING_LEAST;
+		bytes -= bytes / 8;
+		if (bytes < STAGING_LEAST)
+			bytes = STAGING_LEAST;
 	}
 	return bytes;
 }
@@ -304,7 +307,7 @@ fail:
  * compared. */
 static int plan_open(struct copy *c, const struct copy_plan *plan)
 {
-	struct copy_gpu *g;
+	struct copy_gpu *g = NULL;
 	int rc = 0;
 
 	if (plan->devices == 0)
@@ -313,7 +316,7 @@ static int plan_open(struct copy *c, const struct copy_plan *plan)
 		if (plan->devices >> i & 1)
 			rc = gpu_need(c, i, &g);
 	if (rc == 0)
-		rc = bounce_need(c);
+		rc = bounce_need(c, g);
 	if (rc == 0)
 		rc = driver_need(c);
 	if (rc == 0)
@@ -364,9 +367,12 @@ void ready_close(struct copy *c)
 {
 	while (c->ready)
 		ready_release(c, c->ready->plan);
-	if (c->bounce_pinned)
-		c->ops->unpin(c->bounce);
-	free(c->bounce);
-	for (int i = 0; i < DEVICE_MAX; i++)
+	for (int i = 0; i < DEVICE_MAX; i++) {
+		if (c->gpu[i] && c->bounce_pinned)
+			c->ops->unpin(c->gpu[i]->d, c->bounce);
+		if (c->gpu[i])
+			c->bounce_pinned = false;
 		gpu_free(c, c->gpu[i]);
+	}
+	free(c->bounce);
 }

@@ -5,11 +5,19 @@
  * stream waits for in vain. */
 #define SURE 0.95
 
+void copy_stage_learn(struct copy_pace *pace, double window_s)
+{
+	pace->former_s = pace->window_s < 0 ? window_s : pace->window_s;
+	pace->window_s = window_s;
+}
+
+/* One step that took long, for an evaluation perhaps, says little of the next. */
 uint64_t copy_stage_direct(const struct copy_pace *pace, uint64_t bytes)
 {
-	double direct = pace->window_s * pace->bytes_per_s * SURE;
+	double window_s = pace->former_s < pace->window_s ? pace->former_s : pace->window_s;
+	double direct = window_s * pace->bytes_per_s * SURE;
 
-	if (pace->window_s < 0 || pace->bytes_per_s <= 0)
+	if (window_s < 0 || pace->bytes_per_s <= 0)
 		return 0;
 	if (direct >= (double)bytes)
 		return bytes;

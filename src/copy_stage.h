@@ -9,12 +9,16 @@
 
 #include <stdint.h>
 
-/* Of the former copies. */
+/* Of a device's former copies. */
 struct copy_pace {
 	double window_s;    /* from a copy's beginning until a stream came to its fence;
 	                       INFINITY: the copy was over before; < 0: not known */
+	double former_s;    /* the same of the copy before */
 	double bytes_per_s; /* of the device to the host; 0: not known */
 };
+#define COPY_PACE_UNKNOWN ((struct copy_pace){-1, -1, 0})
+
+void copy_stage_learn(struct copy_pace *pace, double window_s);
 
 /* How many of a device's `bytes` are expected to leave it before the fence: 0 if nothing is
  * known, so that all is staged for which there is room. */

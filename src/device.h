@@ -94,11 +94,11 @@ struct device_ops {
 	int (*alloc)(struct device *d, uint64_t bytes, void **out);
 	void (*free)(struct device *d, void *at); /* accepts NULL */
 
-	/* While a device is open: lets all devices copy from and to these bytes of host memory,
+	/* Lets all devices, of which d is one, copy from and to these bytes of host memory,
 	 * whole pages, at full speed and without the caller waiting. A run must not go across the
 	 * border of what was pinned by two calls. ENOMEM: no more memory can be pinned; EDEVICE. */
-	int (*pin)(void *addr, size_t bytes);
-	void (*unpin)(void *addr); /* while a device is open */
+	int (*pin)(struct device *d, void *addr, size_t bytes);
+	void (*unpin)(struct device *d, void *addr); /* d: any that is open */
 };
 
 /* The table of this build, NULL if it has none. */

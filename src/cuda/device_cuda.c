@@ -239,15 +239,11 @@ static void cuda_free(struct device *d, void *at)
 	scope_leave(&s);
 }
 
-static int cuda_pin(void *addr, size_t bytes)
+static int cuda_pin(struct device *d, void *addr, size_t bytes)
 {
-	struct device *d = device_find(-1);
 	struct scope s;
-	CUresult res;
+	CUresult res = scope_enter(&s, d);
 
-	if (!d)
-		return error_set(FTMEM_EDEVICE, "no device is open to pin memory for");
-	res = scope_enter(&s, d);
 	if (res != CUDA_SUCCESS)
 		return device_result(d, res, "memory cannot be pinned");
 	res = d->cu->host_register(addr, bytes, CU_MEMHOSTREGISTER_PORTABLE);
@@ -263,12 +259,11 @@ static int cuda_pin(void *addr, size_t bytes)
 	                   bytes);
 }
 
-static void cuda_unpin(void *addr)
+static void cuda_unpin(struct device *d, void *addr)
 {
-	struct device *d = device_find(-1);
 	struct scope s;
 
-	if (!d || scope_enter(&s, d) != CUDA_SUCCESS)
+	if (scope_enter(&s, d) != CUDA_SUCCESS)
 		return;
 	(void)d->cu->host_unregister(addr);
 	scope_leave(&s);

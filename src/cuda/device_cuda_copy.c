@@ -12,15 +12,19 @@ struct batch {
 	size_t bytes[BATCH];
 };
 
-static bool on_device(const struct driver *cu, CUdeviceptr first, size_t bytes)
+/* What the driver does not know may be the host's. */
+static CUresult look(const struct driver *cu, CUdeviceptr first, size_t bytes, bool *device)
 {
 	CUpointer_attribute what = CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
 	unsigned type[2] = {0, 0};
 	void *into[] = {&type[0], &type[1]};
+	CUresult res = cu->pointer(1, &what, &into[0], first);
 
-	return cu->pointer(1, &what, &into[0], first) == CUDA_SUCCESS
-	       && cu->pointer(1, &what, &into[1], first + bytes - 1) == CUDA_SUCCESS
-	       && type[0] == CU_MEMORYTYPE_DEVICE && type[1] == CU_MEMORYTYPE_DEVICE;
+	if (res == CUDA_SUCCESS)
+		res = cu->pointer(1, &what, &into[1], first + bytes - 1);
+	*device = res == CUDA_SUCCESS && type[0] == CU_MEMORYTYPE_DEVICE
+	          && type[1] == CU_MEMORYTYPE_DEVICE;
+	return res == CUDA_ERROR_INVALID_VALUE ? CUDA_SUCCESS : res;
 }
 
 /* Of memory that was freed the driver would think that it is the host's, and touch it: so
@@ -29,8 +33,12 @@ static int batch_add(struct batch *b, const struct device *d, enum device_lane l
                      const struct device_run *run)
 {
 	CUdeviceptr to = cuda_address(run->to), from = cuda_address(run->from);
+	bool device;
+	CUresult res = look(d->cu, lane == DEVICE_IN ? to : from, run->bytes, &device);
 
-	if (!on_device(d->cu, lane == DEVICE_IN ? to : from, run->bytes))
+	if (res != CUDA_SUCCESS)
+		return device_result(d, res, "copies cannot be queued");
+	if (!device)
 		return error_set(FTMEM_EDEVICE,
 		                 "CUDA device %d: %zu bytes from %p to %p are not of a device any "
 		                 "more: was the memory of a region freed before "
@@ -63,11 +71,14 @@ static CUresult copy_one(const struct device *d, enum device_lane lane, const st
                          size_t i)
 {
 	CUstream stream = d->lane[lane];
+	bool within = false;
 
+	if (lane == DEVICE_STAGE)
+		(void)look(d->cu, b->to[i], b->bytes[i], &within);
 	if (lane == DEVICE_IN)
 		return d->cu->copy_in(b->to[i], (const void *)(uintptr_t)b->from[i], b->bytes[i],
 		                      stream);
-	if (lane == DEVICE_STAGE && on_device(d->cu, b->to[i], b->bytes[i]))
+	if (within)
 		return d->cu->copy_within(b->to[i], b->from[i], b->bytes[i], stream);
 	return d->cu->copy_out((void *)(uintptr_t)b->to[i], b->from[i], b->bytes[i], stream);
 }

@@ -55,10 +55,10 @@ CUresult device_alive(const struct device *d);
 
 void device_list_add(struct device *d);
 void device_list_remove(struct device *d);
-/* The device of this number or, below 0, that which has been open for longest; or NULL. */
-struct device *device_find(int number);
-/* An open device that is not alive any more, or NULL. */
-struct device *device_find_lost(void);
+/* The context of an open device, NULL if none is: it may be closed at any time. */
+CUcontext device_any_context(void);
+/* The number of an open device that is not alive any more, or -1. */
+int device_find_lost(void);
 
 /* 0, or EDEVICE with the message. */
 int device_result(const struct device *d, CUresult res, const char *what);

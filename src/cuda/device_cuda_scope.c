@@ -56,28 +56,28 @@ CUresult scope_enter(struct scope *s, const struct device *d)
 	return res;
 }
 
-struct device *device_find(int number)
+CUcontext device_any_context(void)
 {
-	struct device *d;
+	CUcontext context;
 
 	pthread_mutex_lock(&opened_lock);
-	for (d = opened; d; d = d->next)
-		if (number < 0 || d->number == number)
-			break;
+	context = opened ? opened->context : NULL;
 	pthread_mutex_unlock(&opened_lock);
-	return d;
+	return context;
 }
 
-struct device *device_find_lost(void)
+int device_find_lost(void)
 {
-	struct device *d;
+	const struct device *d;
+	int number;
 
 	pthread_mutex_lock(&opened_lock);
 	for (d = opened; d; d = d->next)
 		if (device_alive(d) != CUDA_SUCCESS)
 			break;
+	number = d ? d->number : -1;
 	pthread_mutex_unlock(&opened_lock);
-	return d;
+	return number;
 }
 
 int device_result(const struct device *d, CUresult res, const char *what)

@@ -13,15 +13,14 @@ static bool is_default(const void *stream)
  * is needed. What is called here is allowed while graphs are captured elsewhere. */
 static CUresult scope_user(struct scope *s, const struct driver *cu, const void *stream)
 {
-	struct device *d;
-	CUcontext current = NULL;
+	CUcontext current = NULL, other;
 	CUresult res = cu->context_current(&current);
 
 	*s = (struct scope){.cu = cu};
 	if (res != CUDA_SUCCESS || current)
 		return res;
-	d = is_default(stream) ? NULL : device_find(-1);
-	return d ? scope_push(s, d->context) : CUDA_ERROR_INVALID_CONTEXT;
+	other = is_default(stream) ? NULL : device_any_context();
+	return other ? scope_push(s, other) : CUDA_ERROR_INVALID_CONTEXT;
 }
 
 static CUresult stream_number(const struct driver *cu, void *stream, CUdevice *number)
@@ -91,19 +90,18 @@ static int scope_stream(struct scope *s, const struct driver *cu, void *stream, 
 int cuda_stream(void *stream, int *device)
 {
 	const struct driver *cu = driver_get();
-	const struct device *lost;
 	CUdevice number = 0;
 	struct scope s;
-	int rc;
+	int rc, lost;
 
 	if (!cu || cu->missing)
 		return error_set(FTMEM_EINVAL, "stream %p: the process uses no CUDA driver of "
 		                 "version 12.0 or later", stream);
 	/* The driver trusts handles: a reset has destroyed the streams of its device. */
 	lost = device_find_lost();
-	if (lost)
-		return device_result(lost, CUDA_ERROR_CONTEXT_IS_DESTROYED,
-		                     "its streams are gone");
+	if (lost >= 0)
+		return driver_fail(cu, CUDA_ERROR_CONTEXT_IS_DESTROYED, FTMEM_EDEVICE,
+		                   "CUDA device %d: its streams are gone", lost);
 	rc = scope_stream(&s, cu, stream, &number);
 	scope_leave(&s);
 	if (rc == 0)

@@ -435,8 +435,8 @@ static void pins_shared_memory_in_pieces(void **state)
 	struct gate gate = GATE_INIT;
 
 	(void)state;
-	OK(ops()->pin(arena, 4 * MIB));
-	OK(ops()->pin(arena + 4 * MIB, 4 * MIB));
+	OK(ops()->pin(d, arena, 4 * MIB));
+	OK(ops()->pin(d, arena + 4 * MIB, 4 * MIB));
 	assert_int_equal(where(arena, 8 * MIB), DEVICE_HOST);
 	want = gpu_random(at, 8 * MIB, &random_state);
 	/* Pinned: the caller does not wait for the copy. */
@@ -448,13 +448,13 @@ static void pins_shared_memory_in_pieces(void **state)
 	gpu_drain(d, DEVICE_OUT);
 	assert_memory_equal(arena + MIB, want + MIB, 6 * MIB);
 	/* Not for want of memory. */
-	REFUSED(ops()->pin(arena, 4 * MIB), FTMEM_EDEVICE, "cannot be pinned");
+	REFUSED(ops()->pin(d, arena, 4 * MIB), FTMEM_EDEVICE, "cannot be pinned");
 	assert_null(strstr(error_msg(), "ulimit"));
 	CUDA(cudaGetLastError());
-	ops()->unpin(arena);
-	ops()->unpin(arena + 4 * MIB);
-	OK(ops()->pin(arena, 8 * MIB));
-	ops()->unpin(arena);
+	ops()->unpin(d, arena);
+	ops()->unpin(d, arena + 4 * MIB);
+	OK(ops()->pin(d, arena, 8 * MIB));
+	ops()->unpin(d, arena);
 	free(want);
 	ops()->event_free(e);
 	CUDA(cudaStreamDestroy(s));
@@ -558,18 +558,18 @@ static void part_reset(void)
 
 	NEED(cudaMalloc(&at, 1000) == cudaSuccess && cudaStreamCreate(&s) == cudaSuccess);
 	NEED(ops()->open(0, &d) == 0 && ops()->event_new(d, true, &e) == 0);
-	NEED(ops()->alloc(d, 1000, &staging) == 0 && ops()->pin(arena, 65536) == 0);
+	NEED(ops()->alloc(d, 1000, &staging) == 0 && ops()->pin(d, arena, 65536) == 0);
 	NEED(ops()->record(e, DEVICE_OUT) == 0);
 	NEED(cudaDeviceReset() == cudaSuccess);
 	need_all_refused(d, e, at, "reset");
 	NEED(ops()->stream(s, &device) == FTMEM_EDEVICE);
 	NEED(ops()->stream(NULL, &device) == FTMEM_EDEVICE);
-	NEED(ops()->pin(arena, 65536) == FTMEM_EDEVICE);
+	NEED(ops()->pin(d, arena, 65536) == FTMEM_EDEVICE);
 	/* The device is used again: what was made before is still gone. */
 	NEED(cudaMalloc(&again, 1000) == cudaSuccess);
 	need_all_refused(d, e, again, "reset");
 	NEED(ops()->stream(s, &device) == FTMEM_EDEVICE);
-	ops()->unpin(arena);
+	ops()->unpin(d, arena);
 	ops()->free(d, staging);
 	ops()->event_free(e);
 	ops()->close(d);

@@ -157,6 +157,86 @@ static void a_stall(struct device_bench *b)
 	assert_true(bench_figures(b).device_copy_s > 0);
 }
 
+static uint64_t bytes_of(const struct copy_plan *plan, int device)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < plan->blocks; i++)
+		for (uint32_t j = 0; j < plan->block[i].count; j++) {
+			const struct copy_piece *piece = &plan->piece[plan->block[i].first + j];
+
+			bytes += piece->device == device ? piece->bytes : 0;
+		}
+	return bytes;
+}
+
+/* On device 0 the fence comes after a long step, on device 1 at once. */
+static void each_device_stages_for_its_own_fences(void **state)
+{
+	const struct bench_spec spec = {
+		.place = ON_ALL, .staging = 8 << 20, .random = 151, .band_bytes = 20000};
+	struct test_stream *s[] = {test_stream_new(0), test_stream_new(1)};
+	struct copy_figures f;
+	struct device_bench b;
+	uint8_t *now;
+
+	(void)state;
+	bench_init(&b, &spec);
+	now = bench_content(&b);
+	bench_write(&b, now);
+	bench_expect(&b, now);
+	test_device_slow(20000000);
+	for (uint64_t round = 0; round < 4; round++) {
+		struct test_gate gate = {0};
+
+		bench_begin(&b, s[0]);
+		test_stream_gate(s[0], &gate);
+		assert_int_equal(bench_fence(&b, s[0]), 0);
+		assert_int_equal(bench_fence(&b, s[1]), 0);
+		assert_captured(&b);
+		test_gate_open(&gate);
+		assert_true(test_stream_sync(s[0]));
+		f = bench_figures(&b);
+		assert_int_equal(f.stalls, round + 1);
+		if (round < 2)
+			continue;
+		assert_true(f.staged_bytes > bytes_of(b.plan, 1) / 2);
+		assert_true(f.staged_bytes <= bytes_of(b.plan, 1));
+	}
+	test_device_slow(0);
+	free(now);
+	bench_deinit(&b);
+}
+
+/* At a version with checks a fence waits on the host until they are taken. */
+static void a_version_with_checks_does_not_change_what_is_staged(void **state)
+{
+	const struct bench_spec spec = {.place = ON_DEVICE_0, .staging = 8 << 20, .random = 153,
+	                                .band_bytes = 20000, .checks = true};
+	uint64_t staged[6];
+	struct device_bench b;
+	uint8_t *now;
+
+	(void)state;
+	bench_init(&b, &spec);
+	now = bench_content(&b);
+	bench_write(&b, now);
+	bench_expect(&b, now);
+	test_device_slow(20000000);
+	for (int round = 0; round < 6; round++) {
+		b.job.checks = round == 2 || round == 3 ? BENCH_CHECKS : 0;
+		bench_begin(&b, NULL);
+		assert_int_equal(bench_fence(&b, NULL), 0);
+		assert_captured(&b);
+		staged[round] = bench_figures(&b).staged_bytes;
+	}
+	assert_true(staged[4] > b.device_bytes * 3 / 4);
+	assert_true(staged[5] > b.device_bytes * 3 / 4);
+	test_device_slow(0);
+	free(now);
+	bench_deinit(&b);
+}
+
 /* Nor of a plan that came to nothing. */
 static void figures_do_not_tell_of_a_copy_before_the_last(void **state)
 {
@@ -210,6 +290,8 @@ int main(void)
 		cmocka_unit_test(a_snapshot_wakes_one_thread),
 		cmocka_unit_test(figures_tell_of_the_last_copy),
 		cmocka_unit_test(figures_do_not_tell_of_a_copy_before_the_last),
+		cmocka_unit_test(each_device_stages_for_its_own_fences),
+		cmocka_unit_test(a_version_with_checks_does_not_change_what_is_staged),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,7 +12,7 @@
 
 static uint64_t direct(double window_s, double bytes_per_s, uint64_t bytes)
 {
-	return copy_stage_direct(&(struct copy_pace){window_s, bytes_per_s}, bytes);
+	return copy_stage_direct(&(struct copy_pace){window_s, window_s, bytes_per_s}, bytes);
 }
 
 static void everything_is_staged_while_nothing_is_known(void **state)
@@ -32,6 +32,23 @@ static void nothing_is_staged_if_copies_are_over_before_the_fence(void **state)
 	assert_int_equal(direct(INFINITY, 1e-9, UINT64_MAX), UINT64_MAX);
 	assert_int_equal(direct(1e300, 1e300, UINT64_MAX), UINT64_MAX);
 	assert_int_equal(direct(INFINITY, 50e9, 0), 0);
+}
+
+static void one_long_step_says_little_of_the_next(void **state)
+{
+	struct copy_pace pace = COPY_PACE_UNKNOWN;
+
+	(void)state;
+	pace.bytes_per_s = 50e9;
+	assert_int_equal(copy_stage_direct(&pace, GIB), 0);
+	copy_stage_learn(&pace, INFINITY);
+	assert_int_equal(copy_stage_direct(&pace, GIB), GIB);
+	copy_stage_learn(&pace, 0.001);
+	assert_int_equal(copy_stage_direct(&pace, GIB), direct(0.001, 50e9, GIB));
+	copy_stage_learn(&pace, INFINITY);
+	assert_int_equal(copy_stage_direct(&pace, GIB), direct(0.001, 50e9, GIB));
+	copy_stage_learn(&pace, INFINITY);
+	assert_int_equal(copy_stage_direct(&pace, GIB), GIB);
 }
 
 /* A little less than what the window has room for. */
@@ -55,6 +72,7 @@ int main(void)
 		cmocka_unit_test(everything_is_staged_while_nothing_is_known),
 		cmocka_unit_test(nothing_is_staged_if_copies_are_over_before_the_fence),
 		cmocka_unit_test(what_leaves_in_the_window_is_not_staged),
+		cmocka_unit_test(one_long_step_says_little_of_the_next),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

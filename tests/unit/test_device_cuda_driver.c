@@ -92,8 +92,6 @@ static void without_a_driver_all_is_host_memory(void **state)
 	assert_int_equal(ops()->stream(NULL, &device), FTMEM_EINVAL);
 	assert_int_equal(ops()->open(0, &d), FTMEM_EDEVICE);
 	assert_said("not loaded");
-	assert_int_equal(ops()->pin(cuda.managed, 10), FTMEM_EDEVICE);
-	ops()->unpin(cuda.managed);
 }
 
 static void tells_whose_memory_it_is(void **state)
@@ -187,8 +185,8 @@ static void all_calls_leave_the_thread_as_it_was(void **state)
 		assert_int_equal(ops()->alloc(d, 100, &at), 0);
 		ops()->free(d, at);
 		ops()->free(d, NULL);
-		assert_int_equal(ops()->pin(host, 64), 0);
-		ops()->unpin(host);
+		assert_int_equal(ops()->pin(d, host, 64), 0);
+		ops()->unpin(d, host);
 		assert_thread_is_as_before(depth);
 		ops()->event_free(e);
 		ops()->close(d);
@@ -365,7 +363,7 @@ static void answers_with_errors_after_a_reset(void **state)
 		assert_int_equal(ops()->copy(d, DEVICE_OUT, &run, 1), FTMEM_EDEVICE);
 		assert_int_equal(ops()->event_new(d, true, &other), FTMEM_EDEVICE);
 		assert_int_equal(ops()->alloc(d, 10, &at), FTMEM_EDEVICE);
-		assert_int_equal(ops()->pin(host, 64), FTMEM_EDEVICE);
+		assert_int_equal(ops()->pin(d, host, 64), FTMEM_EDEVICE);
 		ops()->free(d, at);
 	}
 	assert_null(other);
@@ -421,16 +419,16 @@ static void says_what_there_is_too_little_of(void **state)
 	assert_int_equal(ops()->event_new(d, true, &e), FTMEM_ENOMEM);
 	for (int i = 0; i < 2; i++) {
 		cuda.pin = i == 0 ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_NOT_PERMITTED;
-		assert_int_equal(ops()->pin(host, 64), FTMEM_ENOMEM);
+		assert_int_equal(ops()->pin(d, host, 64), FTMEM_ENOMEM);
 		assert_said("ulimit -l");
 	}
 	/* No limit helps against these. */
 	cuda.pin = CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
-	assert_int_equal(ops()->pin(host, 64), FTMEM_EDEVICE);
+	assert_int_equal(ops()->pin(d, host, 64), FTMEM_EDEVICE);
 	assert_said("64 bytes of host memory cannot be pinned");
 	assert_null(strstr(error_msg(), "ulimit"));
 	cuda.pin = CUDA_ERROR_LAUNCH_FAILED;
-	assert_int_equal(ops()->pin(host, 64), FTMEM_EDEVICE);
+	assert_int_equal(ops()->pin(d, host, 64), FTMEM_EDEVICE);
 	assert_said("start the job again");
 	assert_null(strstr(error_msg(), "ulimit"));
 	ops()->close(d);

@@ -26,7 +26,7 @@ static int begin(void **state)
 	(void)state;
 	ops = device_ops();
 	host = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (host == MAP_FAILED || ops->open(0, &device) || ops->pin(host, BYTES))
+	if (host == MAP_FAILED || ops->open(0, &device) || ops->pin(device, host, BYTES))
 		return -1;
 	at = test_device_alloc(0, BYTES);
 	for (size_t i = 0; i < BYTES; i++)
@@ -41,7 +41,7 @@ static int end(void **state)
 	for (int i = 0; i < DEVICE_LANES; i++)
 		test_device_go(0, (enum device_lane)i);
 	ops->drain(device);
-	ops->unpin(host);
+	ops->unpin(device, host);
 	ops->close(device);
 	munmap(host, BYTES);
 	test_device_reset();
@@ -427,14 +427,14 @@ static void what_is_taken_and_given_back_is_counted(void **state)
 	f = test_device_figures();
 	assert_int_equal(f.allocated, 0);
 	assert_int_equal(f.allocs, 2);
-	ops->unpin(host);
+	ops->unpin(device, host);
 	assert_int_equal(test_device_figures().pins, 0);
 	test_device_fail_pin(1);
 	for (int i = 0; i < 2; i++)
-		assert_int_equal(ops->pin(host, BYTES), FTMEM_ENOMEM);
+		assert_int_equal(ops->pin(device, host, BYTES), FTMEM_ENOMEM);
 	test_device_fail_pin(0);
-	assert_int_equal(ops->pin(host, BYTES), 0);
-	assert_int_equal(ops->pin(host, BYTES), FTMEM_EDEVICE);
+	assert_int_equal(ops->pin(device, host, BYTES), 0);
+	assert_int_equal(ops->pin(device, host, BYTES), FTMEM_EDEVICE);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)

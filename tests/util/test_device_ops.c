@@ -438,7 +438,7 @@ static void ops_free(struct device *d, void *at)
 	sim_leave();
 }
 
-static int ops_pin(void *addr, size_t bytes)
+static int ops_pin(struct device *d, void *addr, size_t bytes)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct sim_pinned *p;
@@ -447,8 +447,8 @@ static int ops_pin(void *addr, size_t bytes)
 	if (bytes == 0 || (uintptr_t)addr % page || bytes % page)
 		return error_set(FTMEM_EINVAL, "whole pages are pinned");
 	sim_enter();
-	if (sim.figures.devices == 0)
-		sim_misuse("the library pins memory while it has no device open");
+	if (!d || sim.figures.devices == 0)
+		sim_misuse("the library pins memory for a device that is not open");
 	for (p = sim.pinned; p && rc == 0; p = p->next)
 		if (sim_overlaps(p->at, p->bytes, addr, bytes))
 			rc = error_set(FTMEM_EDEVICE, "this memory is already pinned");
@@ -465,13 +465,13 @@ static int ops_pin(void *addr, size_t bytes)
 	return rc;
 }
 
-static void ops_unpin(void *addr)
+static void ops_unpin(struct device *d, void *addr)
 {
 	struct sim_pinned **at = &sim.pinned, *p;
 
 	sim_enter();
-	if (sim.figures.devices == 0)
-		sim_misuse("the library unpins memory while it has no device open");
+	if (!d || sim.figures.devices == 0)
+		sim_misuse("the library unpins memory for a device that is not open");
 	while (*at && (*at)->at != addr)
 		at = &(*at)->next;
 	p = *at;
