@@ -204,9 +204,10 @@ struct ftmem_stats {
 	                            when_busy; those that waited in vain are in skipped, too */
 	double wait_s;           /* that they waited, sum */
 	/* Of regions on devices; 0 if there are none. Stalls are measured on the stream, with
-	 * device events, and known when the copy is over: only the first fence after a snapshot
-	 * counts, of whichever stream. */
-	uint64_t device_bytes;   /* that this rank stores, of the sealed layout */
+	 * device events, and known when the copy is over: of each device's streams the first fence
+	 * after a snapshot, as far as it waits for that device; the longest counts. */
+	uint64_t device_bytes;   /* that this rank stores, of the layout of the last snapshot;
+	                            before the first one, of the one that is sealed */
 	uint64_t staged_bytes;   /* of these, by the last snapshot: through device_staging */
 	uint64_t stalls;         /* first fences at which a stream waited 10 us or more */
 	double stall_s;          /* that streams waited at first fences, sum */
@@ -216,6 +217,27 @@ struct ftmem_stats {
 	double device_copy_rate; /* device_bytes over that, bytes/s */
 };
 #define FTMEM_STATS_INIT { .size = sizeof(struct ftmem_stats) }
+
+/* Where this process is among those that the launcher started, as other communication
+ * libraries ask to be told. */
+struct ftmem_world {
+	size_t size;             /* sizeof(struct ftmem_world) */
+	uint32_t rank, ranks;    /* of MPI_COMM_WORLD */
+	uint32_t local_rank, local_ranks; /* among those of this machine */
+	uint32_t port;           /* a TCP port that was free on rank 0's machine a moment ago,
+	                            below 65 536; the same on all ranks, as host */
+	char host[256];          /* name of rank 0's machine; "127.0.0.1" if all run there */
+};
+#define FTMEM_WORLD_INIT { .size = sizeof(struct ftmem_world) }
+
+/*
+ * Collective over MPI_COMM_WORLD, before ftmem_open() or beside open jobs. Initialises MPI if
+ * the caller did not, as ftmem_open() does. Fills *out as far as out->size reaches. A process
+ * that no launcher started is a world of one.
+ * EINVAL, ENOMEM, ESYS, ENET; ETIMEOUT: not all ranks came within FTMEM_TIMEOUT_MS,
+ * for which MPI_Init() itself, if this call makes it, does not look.
+ */
+FTMEM_API int ftmem_world(struct ftmem_world *out);
 
 /*
  * Collective. Joins the job and attaches to the node's snapshot-management
@@ -265,6 +287,20 @@ FTMEM_API int ftmem_region_remove(struct ftmem *ft, const char *name);
 FTMEM_API int ftmem_seal(struct ftmem *ft);
 
 /*
+ * Collective; needs no seal. Tells what ftmem_restore() would find, and changes nothing: for
+ * callers that must know before they register regions. Waits for versions under way.
+ * *version: the newest of which enough is there. Its data is not verified: what is damaged
+ * beyond repair makes ftmem_restore() go back to an older one, or fail.
+ * region: NULL, or a name, the same on all ranks: *bytes gets the size of the private region
+ * or box of that name in this version, the largest that any rank registered whose memory is
+ * there. What lost ranks had is not known before it is rebuilt. 0: none of them had any.
+ * FRESH: nothing is stored.
+ * EINVAL, ENOMEM, ESYS, ENET, ESMP, ETIMEOUT, EATTACHED, ECORRUPT, ELOST.
+ */
+FTMEM_API int ftmem_stored(struct ftmem *ft, const char *region, uint64_t *version,
+                           uint64_t *bytes);
+
+/*
  * Collective, after ftmem_seal(). Agrees on the newest recoverable version,
  * rebuilds what is lost, fills the regions, makes redundancy whole. FRESH if
  * the job holds nothing. On error stored versions are intact; regions are
@@ -299,6 +335,13 @@ FTMEM_API int ftmem_restore(struct ftmem *ft, uint64_t *version);
  * ENET: none will be stored any more.
  */
 FTMEM_API int ftmem_snapshot(struct ftmem *ft, uint64_t version, void *stream);
+
+/*
+ * Async, instead of ftmem_snapshot() where this rank cannot capture its state: it reads no
+ * regions, waits for no slot, and the version is dropped on all ranks. Counted in
+ * ftmem_stats.skipped. 0; EINVAL and ENET as of ftmem_snapshot().
+ */
+FTMEM_API int ftmem_skip(struct ftmem *ft, uint64_t version);
 
 /*
  * Any thread. Before the regions are written again: what is queued on stream from now on

@@ -6,13 +6,15 @@
 #include "clock.h"
 #include "error.h"
 #include "session.h"
+#include "world.h"
 
 static int check_handle(const struct ftmem *ft)
 {
 	return ft ? 0 : error_set(FTMEM_EINVAL, "the handle is NULL: call ftmem_open() first");
 }
 
-static int check_sealed(const struct ftmem *ft, const char *call)
+/* That the layout is sealed. */
+static int check_settled(const struct ftmem *ft, const char *call)
 {
 	int rc = check_handle(ft);
 
@@ -21,7 +23,30 @@ static int check_sealed(const struct ftmem *ft, const char *call)
 	if (!ft->epoch)
 		return error_set(FTMEM_EINVAL,
 		                 "%s: no layout yet: add regions and call ftmem_seal()", call);
+	if (ft->regions_changed)
+		return error_set(FTMEM_EINVAL, "%s: regions changed: call ftmem_seal() first",
+		                 call);
 	return 0;
+}
+
+/* What a caller of that struct sees of ours: as much as its own has. */
+static int fill_sized(void *out, size_t size, const void *ours, size_t bytes, const char *what)
+{
+	if (size < sizeof(size_t))
+		return error_set(FTMEM_EINVAL,
+		                 "%s is NULL or its size is not set: begin with its _INIT", what);
+	memcpy(out, ours, size < bytes ? size : bytes);
+	memcpy(out, &size, sizeof(size));
+	return 0;
+}
+
+int ftmem_world(struct ftmem_world *out)
+{
+	struct ftmem_world w = FTMEM_WORLD_INIT;
+	int rc = world_find(&w);
+
+	return rc < 0 ? rc : fill_sized(out, out ? out->size : 0, &w, sizeof(w),
+	                                "ftmem_world: struct ftmem_world");
 }
 
 int ftmem_open(const struct ftmem_opts *opts, struct ftmem **out)
@@ -106,33 +131,52 @@ int ftmem_seal(struct ftmem *ft)
 
 int ftmem_restore(struct ftmem *ft, uint64_t *version)
 {
-	int rc = check_sealed(ft, "ftmem_restore");
+	int rc = check_settled(ft, "ftmem_restore");
 
 	if (rc < 0)
 		return rc;
 	if (!version)
 		return error_set(FTMEM_EINVAL, "ftmem_restore: version is NULL");
-	if (ft->regions_changed)
-		return error_set(FTMEM_EINVAL,
-		                 "ftmem_restore: regions changed: call ftmem_seal() first");
 	return session_restore(ft, version);
+}
+
+/* That versions may be asked for. */
+static int check_running(const struct ftmem *ft, const char *call)
+{
+	int rc = check_settled(ft, call);
+
+	if (rc == 0 && ft->must_restore)
+		rc = error_set(FTMEM_EINVAL,
+		               "%s: job %s holds versions of an earlier start: call "
+		               "ftmem_restore(), or ftmem_forget() to begin anew",
+		               call, ft->opts.job);
+	return rc;
 }
 
 int ftmem_snapshot(struct ftmem *ft, uint64_t version, void *stream)
 {
-	int rc = check_sealed(ft, "ftmem_snapshot");
+	int rc = check_running(ft, "ftmem_snapshot");
+
+	return rc < 0 ? rc : progress_snapshot(ft->progress, version, stream);
+}
+
+int ftmem_skip(struct ftmem *ft, uint64_t version)
+{
+	int rc = check_running(ft, "ftmem_skip");
+
+	return rc < 0 ? rc : progress_skip(ft->progress, version);
+}
+
+int ftmem_stored(struct ftmem *ft, const char *region, uint64_t *version, uint64_t *bytes)
+{
+	int rc = check_handle(ft);
 
 	if (rc < 0)
 		return rc;
-	if (ft->regions_changed)
-		return error_set(FTMEM_EINVAL,
-		                 "ftmem_snapshot: regions changed: call ftmem_seal() first");
-	if (ft->must_restore)
-		return error_set(FTMEM_EINVAL,
-		                 "ftmem_snapshot: job %s holds versions of an earlier start: "
-		                 "call ftmem_restore(), or ftmem_forget() to begin anew",
-		                 ft->opts.job);
-	return progress_snapshot(ft->progress, version, stream);
+	if (!version || (region && !bytes))
+		return error_set(FTMEM_EINVAL, "ftmem_stored: %s is NULL",
+		                 version ? "bytes" : "version");
+	return session_stored(ft, region, version, bytes);
 }
 
 int ftmem_fence(struct ftmem *ft, void *stream)
@@ -225,20 +269,13 @@ int ftmem_stats(struct ftmem *ft, struct ftmem_stats *out)
 {
 	struct ftmem_stats s = FTMEM_STATS_INIT;
 	int rc = check_handle(ft);
-	size_t size;
 
 	if (rc < 0)
 		return rc;
-	if (!out || out->size < sizeof(size_t))
-		return error_set(FTMEM_EINVAL,
-		                 "ftmem_stats: out is NULL or its size is not set: use "
-		                 "FTMEM_STATS_INIT");
-	size = out->size < sizeof(s) ? out->size : sizeof(s);
 	fill_stats(ft, &s);
 	fill_device_stats(ft, &s);
-	s.size = out->size;
-	memcpy(out, &s, size);
-	return 0;
+	return fill_sized(out, out ? out->size : 0, &s, sizeof(s),
+	                  "ftmem_stats: struct ftmem_stats");
 }
 
 const char *ftmem_strerror(int result)

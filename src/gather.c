@@ -27,7 +27,7 @@ static int attach(struct gather *g, const struct smp_entry *entry)
 	struct gather_arena *at = &g->here[g->here_count];
 	int fd = -1, rc;
 
-	if (entry->epoch == ft->epoch->number && entry->rank == ft->net->rank) {
+	if (ft->epoch && entry->epoch == ft->epoch->number && entry->rank == ft->net->rank) {
 		*at = (struct gather_arena){ft->epoch->arena, true};
 		g->here_count++;
 		return 0;
@@ -297,6 +297,13 @@ int gather_new(struct ftmem *ft, struct gather **out)
 	return 0;
 }
 
+/* Its lease is the session's, since before something was gathered. */
+static bool session_holds(const struct ftmem *ft, const struct arena *a)
+{
+	return a->header->rank == ft->net->rank && ft->former &&
+	       a->header->epoch == ft->former->number;
+}
+
 void gather_free(struct gather *g)
 {
 	if (!g)
@@ -308,7 +315,8 @@ void gather_free(struct gather *g)
 		if (g->here[i].own)
 			continue;
 		/* What the present run retired meanwhile is not there any more. */
-		if (smp_release(ft->keeper.smp, a->header->epoch, a->header->rank) < 0)
+		if (!session_holds(ft, a) &&
+		    smp_release(ft->keeper.smp, a->header->epoch, a->header->rank) < 0)
 			log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "%s", error_msg());
 		if (!ft->net->lingering)
 			arena_free(a);
@@ -327,7 +335,10 @@ struct recover_input gather_input(const struct gather *g)
 	return (struct recover_input){g->epoch, g->epochs, g->arena, g->arenas};
 }
 
-uint32_t gather_max_ranks(const struct gather *g)
+/* --- choosing --- */
+
+/* Ranks of the largest map. */
+static uint32_t max_ranks(const struct gather *g)
 {
 	uint32_t max = 0;
 
@@ -335,4 +346,66 @@ uint32_t gather_max_ranks(const struct gather *g)
 		if (g->epoch[i].map->ranks > max)
 			max = g->epoch[i].map->ranks;
 	return max;
+}
+
+static int tell_lost(const struct gather *g, uint32_t epoch_index,
+                     const struct recover_choice *choice, const struct recover_source *source)
+{
+	char text[768];
+
+	recover_explain(&g->epoch[epoch_index], choice, source, text, sizeof(text));
+	return error_set(FTMEM_ELOST,
+	                 "%s; nothing was erased: start the job again when those nodes are "
+	                 "back",
+	                 text);
+}
+
+/* What there is, if anything, cannot be used. */
+static int tell_fresh(const struct gather *g, const struct recover_choice *limit)
+{
+	if (limit)
+		return error_set(FTMEM_ECORRUPT,
+		                 "version %" PRIu64 " is damaged beyond what parity covers, and "
+		                 "there is no older one: ftmem_forget() begins anew",
+		                 limit->stamp.version);
+	if (g->damaged > 0)
+		return error_set(FTMEM_ECORRUPT,
+		                 "%" PRIu64 " arenas or slots of the job are damaged, and no "
+		                 "version is left: ftmem_forget() begins anew",
+		                 g->damaged);
+	return FTMEM_FRESH;
+}
+
+int gather_choose(const struct gather *g, const struct recover_choice *limit,
+                  struct recover_choice *choice, uint32_t *epoch_index,
+                  struct recover_source **source)
+{
+	const struct recover_input in = gather_input(g);
+	uint32_t max = max_ranks(g);
+	int rc = 0;
+
+	*source = calloc(max ? max : 1, sizeof(**source));
+	if (!*source)
+		rc = error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " ranks", max);
+	rc = session_agree(g->ft, rc, "choosing a version");
+	if (rc == 0)
+		rc = recover_choose(&in, limit, choice, epoch_index, *source);
+	if (rc == FTMEM_ELOST)
+		rc = tell_lost(g, *epoch_index, choice, *source);
+	else if (rc == FTMEM_FRESH)
+		rc = tell_fresh(g, limit);
+	if (rc != 0) {
+		free(*source);
+		*source = NULL;
+	}
+	return rc;
+}
+
+struct slot *gather_slot(const struct gather *g, const struct recover_source *source,
+                         struct arena **arena)
+{
+	if (source->arena < 0 || g->arena[source->arena].agent != g->ft->net->rank)
+		return NULL;
+	*arena = g->here[g->here_index[source->arena]].arena;
+	return &(*arena)->slot[source->slot];
 }

@@ -36,14 +36,25 @@ struct gather {
 	uint64_t damaged;              /* arenas and slots that cannot be read, of all ranks */
 };
 
-/* ft->epoch is sealed. EATTACHED, ENOMEM, ENET, ESMP, ETIMEOUT: on all ranks. */
+/* An epoch may be sealed or not. EATTACHED, ENOMEM, ENET, ESMP, ETIMEOUT: on all ranks. */
 int gather_new(struct ftmem *ft, struct gather **out);
 /* Detaches and ends the leases. Accepts NULL. */
 void gather_free(struct gather *g);
 
 struct recover_input gather_input(const struct gather *g);
 
-/* Ranks of the largest map. */
-uint32_t gather_max_ranks(const struct gather *g);
+/*
+ * recover_choose() of what was gathered, on all ranks alike. *source is the caller's to free,
+ * NULL unless 0 is returned. FRESH: nothing is stored. ELOST says what is missing, ECORRUPT
+ * that what is below limit or left is damaged. ENOMEM, ENET, ETIMEOUT.
+ */
+int gather_choose(const struct gather *g, const struct recover_choice *limit,
+                  struct recover_choice *choice, uint32_t *epoch_index,
+                  struct recover_source **source);
+
+/* The slot from which an old rank's part comes, if this rank is the agent of its arena;
+ * else NULL. */
+struct slot *gather_slot(const struct gather *g, const struct recover_source *source,
+                         struct arena **arena);
 
 #endif

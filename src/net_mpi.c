@@ -346,7 +346,7 @@ static int init_mpi(void)
 	MPI_Finalized(&done);
 	if (done)
 		return error_set(FTMEM_EINVAL,
-		                 "MPI was finalised: open the job before MPI_Finalize()");
+		                 "MPI was finalised: call libftmem before MPI_Finalize()");
 	MPI_Initialized(&done);
 	if (done) {
 		MPI_Query_thread(&level);
@@ -363,7 +363,7 @@ static int init_mpi(void)
 			FTMEM_EINVAL,
 			"MPI was initialised without MPI_THREAD_MULTIPLE: call "
 			"MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided), or let "
-			"ftmem_open() initialise MPI");
+			"libftmem initialise MPI");
 	return 0;
 }
 
@@ -413,8 +413,8 @@ static int duplicate(struct net_mpi *m, MPI_Comm comm, uint32_t timeout_ms)
 		rc = MPI_Test(&r, &done, MPI_STATUS_IGNORE);
 		if (rc == MPI_SUCCESS && !done && clock_ns() > deadline)
 			return error_set(FTMEM_ETIMEOUT,
-			                 "opening the job: not every rank called ftmem_open() "
-			                 "within %" PRIu32 " ms",
+			                 "not every rank made the call that joins them, such "
+			                 "as ftmem_open(), within %" PRIu32 " ms",
 			                 timeout_ms);
 		net_backoff(&backoff);
 	}

@@ -516,3 +516,16 @@ int opts_resolve(const struct ftmem_opts *user, struct opts *out)
 	*out = opts;
 	return FTMEM_OK;
 }
+
+int opts_timeout(uint32_t *timeout_ms)
+{
+	const struct ftmem_opts unset = FTMEM_OPTS_INIT;
+	const struct opt_row *row = rows;
+	uint64_t value = 0;
+
+	while (row->to != offsetof(struct opts, timeout_ms))
+		row++;
+	(void)number_parse(docs[row - rows].def, row->kind, &value);
+	*timeout_ms = (uint32_t)value;
+	return number_resolve(row, &unset, (char *)timeout_ms);
+}

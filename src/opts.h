@@ -52,6 +52,10 @@ struct opts {
  */
 int opts_resolve(const struct ftmem_opts *user, struct opts *out);
 
+/* The deadline alone, of FTMEM_TIMEOUT_MS or the default, for what is done before a job has
+ * options. EINVAL, and then the default. */
+int opts_timeout(uint32_t *timeout_ms);
+
 /* For documentation and its test: variable, default, meaning; NULL at the end. */
 struct opts_doc {
 	const char *env, *def, *text;

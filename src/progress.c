@@ -22,7 +22,7 @@
 
 struct call {
 	uint64_t version, called_ns;
-	bool go, compare;
+	bool go, skip, compare; /* skip: asked for, no lack of a slot */
 };
 
 struct outcome {
@@ -216,6 +216,8 @@ static bool drive(struct progress *p, const struct call *call)
 	uint64_t report_ns = clock_ns() + IDLE_NS, warn_ns = clock_deadline(p->config.timeout_ms);
 
 	snapshot_start(&p->engine, call->version, call->go, call->compare, call->called_ns);
+	if (call->skip)
+		snprintf(p->engine.reason, sizeof(p->engine.reason), "this rank skipped it");
 	while (!snapshot_over(&p->engine)) {
 		uint64_t now;
 		int rc = snapshot_step(&p->engine);
@@ -434,43 +436,44 @@ static void await_slot(struct progress *p)
 		          p->config.timeout_ms, p->waits_for[0] ? p->waits_for : "its exchange");
 }
 
-/* Under the lock: there is a place in the queue. Begins to fill if the spare slot is free. */
-static int enqueue(struct progress *p, uint64_t version, void *stream)
+/* Under the lock: there is a place in the queue. Begins to fill if the spare slot is free and
+ * the version is not to be skipped. */
+static int enqueue(struct progress *p, uint64_t version, bool skip, void *stream)
 {
-	bool free_slot = slot_free(p);
+	bool fill = !skip && slot_free(p);
 	struct call *call = &p->queue[(p->first + p->count) % QUEUE];
 
 	p->any_version = true;
 	p->next_version = version + 1;
-	*call = (struct call){version, clock_ns(), false, false};
+	*call = (struct call){.version = version, .called_ns = clock_ns(), .skip = skip};
 	p->calls++;
 	call->compare = p->config.compare_every && p->calls % p->config.compare_every == 0;
-	if (free_slot)
+	if (fill)
 		call->go = snapshot_call(&p->engine, version, call->compare, stream);
-	p->stats.skipped += !free_slot;
-	p->stats.dropped += free_slot && !call->go;
+	p->stats.skipped += !fill;
+	p->stats.dropped += fill && !call->go;
 	p->count++;
 	if (!call->go || p->engine.epoch->plan->blocks == 0)
 		wake_up(p);
-	if (!free_slot)
-		return FTMEM_BUSY;
+	if (!fill)
+		return skip ? 0 : FTMEM_BUSY;
 	return call->go ? 0 : FTMEM_DROPPED;
 }
 
 /* Under the lock. */
-static int take_version(struct progress *p, uint64_t version, void *stream)
+static int take_version(struct progress *p, uint64_t version, bool skip, void *stream)
 {
 	if (!p->broken && (version >= FTMEM_VERSION_MAX ||
 	                   (p->any_version && version < p->next_version)))
 		return refuse_version(p, version);
-	if (p->config.wait_busy && !p->broken)
+	if (p->config.wait_busy && !skip && !p->broken)
 		await_slot(p);
 	if (!p->broken && p->count == QUEUE) {
 		p->broken = true;
 		snprintf(p->broken_text, sizeof(p->broken_text), "%d versions wait for other ranks",
 		         QUEUE);
 	}
-	return p->broken ? broken(p) : enqueue(p, version, stream);
+	return p->broken ? broken(p) : enqueue(p, version, skip, stream);
 }
 
 /* A copy that does not begin often does not at the next step either: the same is said once. */
@@ -491,11 +494,21 @@ int progress_snapshot(struct progress *p, uint64_t version, void *stream)
 	int rc;
 
 	pthread_mutex_lock(&p->lock);
-	rc = take_version(p, version, stream);
+	rc = take_version(p, version, false, stream);
 	p->stats.call_s = (double)(clock_ns() - begin) * 1e-9;
 	pthread_mutex_unlock(&p->lock);
 	if (rc == FTMEM_DROPPED)
 		warn_dropped(p, version);
+	return rc;
+}
+
+int progress_skip(struct progress *p, uint64_t version)
+{
+	int rc;
+
+	pthread_mutex_lock(&p->lock);
+	rc = take_version(p, version, true, NULL);
+	pthread_mutex_unlock(&p->lock);
 	return rc;
 }
 

@@ -66,8 +66,9 @@ void progress_abandon(struct progress *p, const char *why);
 /* ENET if the network failed: nothing can be done with it any more. */
 int progress_check(struct progress *p);
 
-/* As ftmem_snapshot() and ftmem_wait(), with their results. */
+/* As ftmem_snapshot(), ftmem_skip() and ftmem_wait(), with their results. */
 int progress_snapshot(struct progress *p, uint64_t version, void *stream);
+int progress_skip(struct progress *p, uint64_t version);
 int progress_wait(struct progress *p, uint64_t version, uint64_t deadline_ns);
 
 /* Any thread. */

@@ -57,39 +57,18 @@ static int try_refill(struct restoring *s)
 static int choose(struct restoring *s)
 {
 	struct ftmem *ft = s->ft;
-	const struct gather *g = s->g;
-	struct recover_input in = gather_input(g);
 	struct recover_choice choice = {0}, limit;
 	const struct recover_choice *below = NULL;
-	uint32_t max = gather_max_ranks(g), index = 0;
+	uint32_t index = 0;
 
 	for (;;) {
-		struct recover_source *source = calloc(max ? max : 1, sizeof(*source));
+		struct recover_source *source;
 		bool possible = false;
-		int rc = source ? 0
-		                : error_set(FTMEM_ENOMEM, "no memory for %" PRIu32 " ranks", max);
+		int rc = gather_choose(s->g, below, &choice, &index, &source);
 
-		rc = session_agree(ft, rc, "choosing a version");
-		if (rc == 0)
-			rc = recover_choose(&in, below, &choice, &index, source);
-		if (rc == FTMEM_ELOST)
-			rc = restore_tell_lost(g, index, &choice, source);
-		if (rc == FTMEM_FRESH && below)
-			rc = error_set(
-				FTMEM_ECORRUPT,
-				"version %" PRIu64 " is damaged beyond what parity "
-				"covers, and there is no older one: ftmem_forget() begins anew",
-				choice.stamp.version);
-		else if (rc == FTMEM_FRESH && g->damaged > 0)
-			rc = error_set(FTMEM_ECORRUPT,
-			               "%" PRIu64 " arenas or slots of the job are damaged, and "
-			               "no version is left: ftmem_forget() begins anew",
-			               g->damaged);
-		if (rc != 0) {
-			free(source);
+		if (rc != 0)
 			return rc;
-		}
-		rc = rescue_new(ft, g, &choice, index, source, &s->r);
+		rc = rescue_new(ft, s->g, &choice, index, source, &s->r);
 		if (rc == 0 && !below)
 			rc = try_refill(s);
 		if (rc == 0 && !s->whole)

@@ -11,9 +11,6 @@ void restore_tell_found(const struct rescue *r);
 /* Whose blocks a lost rank was rebuilt from: the live members of its rail. */
 void restore_tell_rebuilt(const struct rescue *r, const struct rebuild_report *report,
                           double seconds);
-/* ELOST, with what is missing. */
-int restore_tell_lost(const struct gather *g, uint32_t epoch_index,
-                      const struct recover_choice *choice, const struct recover_source *source);
 /* On rank 0. */
 void restore_tell_whole(const struct ftmem *ft, uint64_t version, double seconds);
 

@@ -82,18 +82,6 @@ void restore_tell_rebuilt(const struct rescue *r, const struct rebuild_report *r
 	         from, seconds);
 }
 
-int restore_tell_lost(const struct gather *g, uint32_t epoch_index,
-                      const struct recover_choice *choice, const struct recover_source *source)
-{
-	char text[768];
-
-	recover_explain(&g->epoch[epoch_index], choice, source, text, sizeof(text));
-	return error_set(FTMEM_ELOST,
-	                 "%s; nothing was erased: start the job again when those nodes are "
-	                 "back",
-	                 text);
-}
-
 void restore_tell_whole(const struct ftmem *ft, uint64_t version, double seconds)
 {
 	if (ft->net->rank == 0 && ft->map->parity > 0)

@@ -54,6 +54,8 @@ int session_open(const struct ftmem_opts *opts, struct ftmem **out);
 void session_close(struct ftmem *ft);
 int session_seal(struct ftmem *ft);
 int session_restore(struct ftmem *ft, uint64_t *version); /* restore.c */
+int session_stored(struct ftmem *ft, const char *region, uint64_t *version,
+                   uint64_t *bytes); /* stored.c */
 int session_forget(struct ftmem *ft);
 
 /* Collective, the first step of opening: finds out who is where and whether all pass the

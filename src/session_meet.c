@@ -4,14 +4,13 @@
  * machine also which CPUs they use. Of the whole job a rank hears no more than names and a
  * word each, and keeps the map alone.
  */
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "checksum.h"
 #include "error.h"
+#include "machine.h"
 #include "session.h"
 #include "tags.h"
 #include "tune.h"
@@ -124,20 +123,9 @@ static int make_map(struct ftmem *ft)
 	return session_agree(ft, rc, "opening the job");
 }
 
-static uint64_t boot_digest(void)
-{
-	char id[64] = "";
-	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? 0 : read(fd, id, sizeof(id));
-
-	if (fd >= 0)
-		close(fd);
-	return n > 0 ? digest_more(DIGEST_INIT, id, (size_t)n) : 0;
-}
-
 static int share_boot(struct ftmem *ft, uint64_t **out)
 {
-	uint64_t mine = boot_digest(), *all = calloc(ft->net->size, sizeof(*all));
+	uint64_t mine = machine_boot(), *all = calloc(ft->net->size, sizeof(*all));
 	int rc = all ? 0 : error_set(FTMEM_ENOMEM, "no memory for the table of %" PRIu32 " ranks",
 	                             ft->net->size);
 

@@ -97,15 +97,18 @@ snapshot              : clock error commit epoch
 keeper                : clock error slot smp/client
 progress              : clock error thread keeper snapshot
 # the life of a job
-session               : clock error checksum tags opts topo tune map keeper epoch progress
+machine               : checksum
+session               : clock error checksum machine tags opts topo tune map keeper epoch progress
 room                  : error memory session
 seal                  : clock error checksum share session room
 gather                : error recover session
 rescue                : error rebuild room gather
+stored                : checksum error layout gather
 refill                : clock error layout rescue
 move                  : clock error layout plan courier transfer rescue
 restore               : clock error thread refill move
-api                   : clock error session
+world                 : ftmem clock error checksum machine opts net
+api                   : clock error session world
 """
 
 # Foreign headers that belong to one module each.

@@ -3,6 +3,7 @@
  * How MPI is there when the job is opened. Argument:
  *   single   the trainer initialised it without MPI_THREAD_MULTIPLE
  *   none     the trainer did not initialise it
+ *   world    nor did it, and asks where it is before it opens the job
  *   alone    no launcher: one process
  *   lost     no launcher, but a world size in the environment
  *   late     the trainer finalised it
@@ -34,6 +35,7 @@ static void refuses_mpi_without_threads(void)
 
 static void refuses_a_world_that_is_not_there(void)
 {
+	struct ftmem_world world = FTMEM_WORLD_INIT;
 	struct ftmem_opts opts = options();
 	struct ftmem *ft = NULL;
 
@@ -42,6 +44,8 @@ static void refuses_a_world_that_is_not_there(void)
 	CHECK_MESSAGE("WORLD_SIZE is 4");
 	CHECK_MESSAGE("mpirun -n 4");
 	CHECK(!ft);
+	CHECK_RESULT(ftmem_world(&world), FTMEM_EINVAL);
+	CHECK_MESSAGE("mpirun -n 4");
 }
 
 static void stores_and_restores(void)
@@ -63,15 +67,28 @@ static void stores_and_restores(void)
 	cluster_deinit(&job);
 }
 
-/* The library initialises MPI, and finalises it at exit. */
-static int initialises_mpi(int argc, char **argv)
+static void is_alone(void)
 {
+	struct ftmem_world w = FTMEM_WORLD_INIT;
+
+	CHECK_RESULT(ftmem_world(&w), 0);
+	CHECK(w.rank == 0 && w.ranks == 1 && w.local_rank == 0 && w.local_ranks == 1);
+	CHECK(strcmp(w.host, "127.0.0.1") == 0 && w.port > 0);
+}
+
+/* The library initialises MPI, and finalises it at exit. */
+static int initialises_mpi(int argc, char **argv, bool by_world)
+{
+	struct ftmem_world world = FTMEM_WORLD_INIT;
 	struct ftmem_opts opts = options();
 	struct ftmem *ft = NULL;
-	int level = 0, rc = ftmem_open(&opts, &ft);
+	int level = 0, rc = by_world ? ftmem_world(&world) : 0;
 
+	if (rc == 0)
+		rc = ftmem_open(&opts, &ft);
 	check_init(&argc, &argv);
 	CHECK_RESULT(rc, 0);
+	CHECK(!by_world || (world.rank == check_rank() && world.ranks == check_size()));
 	MPI_Query_thread(&level);
 	CHECK(level == MPI_THREAD_MULTIPLE);
 	ftmem_close(ft);
@@ -101,12 +118,13 @@ int main(int argc, char **argv)
 		{"refuses_a_world_that_is_not_there", refuses_a_world_that_is_not_there},
 	};
 	static const struct check_case alone[] = {
+		{"is_alone", is_alone},
 		{"stores_and_restores", stores_and_restores},
 	};
 	const char *mode = argc > 1 ? argv[1] : "";
 
-	if (strcmp(mode, "none") == 0)
-		return initialises_mpi(argc, argv);
+	if (strcmp(mode, "none") == 0 || strcmp(mode, "world") == 0)
+		return initialises_mpi(argc, argv, strcmp(mode, "world") == 0);
 	if (strcmp(mode, "late") == 0)
 		return refuses_after_the_end(argc, argv);
 	if (strcmp(mode, "single") == 0)

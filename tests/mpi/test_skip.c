@@ -187,6 +187,41 @@ static void closing_waits_for_what_is_under_way(void)
 	cluster_deinit(&job);
 }
 
+/* No rank has it, and the next is stored. Versions grow as those of snapshots. */
+static void a_version_that_one_rank_skips_is_dropped_everywhere(void)
+{
+	bool odd = check_rank() == check_size() - 1;
+	struct ftmem_stats s;
+
+	start_fresh(50000);
+	cluster_commit(&job, 1);
+	for (uint64_t v = 2; v < 6; v++) {
+		CHECK_RESULT(ftmem_fence(job.ft, NULL), 0);
+		cluster_fill(&job, v);
+		CHECK_RESULT(odd ? ftmem_skip(job.ft, v) : ftmem_snapshot(job.ft, v, NULL), 0);
+		CHECK_RESULT(ftmem_wait(job.ft, v, job.opts.timeout_ms), FTMEM_DROPPED);
+		if (odd)
+			CHECK_MESSAGE("this rank skipped it");
+		check_barrier(job.comm);
+	}
+	CHECK_RESULT(ftmem_skip(job.ft, 5), FTMEM_EINVAL);
+	CHECK_MESSAGE("version 5 does not grow");
+	CHECK_RESULT(ftmem_skip(job.ft, FTMEM_VERSION_MAX), FTMEM_EINVAL);
+	s = cluster_stats(&job);
+	CHECK(s.newest == 1 && s.committed == 1);
+	CHECK_MSG(s.skipped == (odd ? 4 : 0) && s.dropped == (odd ? 0 : 4),
+	          "%llu skipped, %llu dropped", (unsigned long long)s.skipped,
+	          (unsigned long long)s.dropped);
+	/* On all of them; and without waiting for what is under way. */
+	CHECK_RESULT(ftmem_skip(job.ft, 6), 0);
+	CHECK_RESULT(ftmem_skip(job.ft, 7), 0);
+	CHECK_RESULT(ftmem_wait(job.ft, 7, job.opts.timeout_ms), FTMEM_DROPPED);
+	CHECK_RESULT(ftmem_wait(job.ft, 6, job.opts.timeout_ms), FTMEM_DROPPED);
+	check_barrier(job.comm);
+	cluster_commit(&job, 8);
+	finish();
+}
+
 static void another_version_on_one_rank_is_dropped_everywhere(void)
 {
 	uint32_t odd = check_size() - 1;
@@ -265,6 +300,8 @@ static void calls_out_of_order_are_refused(void)
 	CHECK_RESULT(cluster_try_open(&job), 0);
 	CHECK_RESULT(ftmem_snapshot(job.ft, 1, NULL), FTMEM_EINVAL);
 	CHECK_MESSAGE("ftmem_seal");
+	CHECK_RESULT(ftmem_skip(job.ft, 1), FTMEM_EINVAL);
+	CHECK_MESSAGE("ftmem_skip: no layout yet");
 	CHECK_RESULT(ftmem_restore(job.ft, &version), FTMEM_EINVAL);
 	CHECK_RESULT(ftmem_fence(job.ft, NULL), 0);
 	CHECK_RESULT(ftmem_wait(job.ft, 1, 10), FTMEM_EINVAL);
@@ -278,11 +315,14 @@ static void calls_out_of_order_are_refused(void)
 	cluster_start(&job);
 	CHECK_RESULT(ftmem_snapshot(job.ft, 2, NULL), FTMEM_EINVAL);
 	CHECK_MESSAGE("ftmem_restore");
+	CHECK_RESULT(ftmem_skip(job.ft, 2), FTMEM_EINVAL);
+	CHECK_MESSAGE("ftmem_skip: job");
 	CHECK(version == 99);
 	cluster_restore(&job, 1);
 	cluster_commit(&job, 2);
 	finish();
 	CHECK_RESULT(ftmem_snapshot(NULL, 1, NULL), FTMEM_EINVAL);
+	CHECK_RESULT(ftmem_skip(NULL, 1), FTMEM_EINVAL);
 	CHECK_RESULT(ftmem_seal(NULL), FTMEM_EINVAL);
 	CHECK_RESULT(ftmem_open(NULL, NULL), FTMEM_EINVAL);
 	ftmem_close(NULL);
@@ -328,6 +368,8 @@ int main(int argc, char **argv)
 		{"the_newest_committed_is_restored_when_more_are_under_way",
 	         the_newest_committed_is_restored_when_more_are_under_way},
 		{"closing_waits_for_what_is_under_way", closing_waits_for_what_is_under_way},
+		{"a_version_that_one_rank_skips_is_dropped_everywhere",
+	         a_version_that_one_rank_skips_is_dropped_everywhere},
 		{"another_version_on_one_rank_is_dropped_everywhere",
 	         another_version_on_one_rank_is_dropped_everywhere},
 		{"another_version_in_one_group_is_dropped_everywhere",

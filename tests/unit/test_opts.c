@@ -261,6 +261,23 @@ static void every_variable_is_heard(void **state)
 	assert_int_equal(o.log.level, FTMEM_LOG_DEBUG);
 }
 
+static void the_deadline_is_known_before_the_rest(void **state)
+{
+	uint32_t ms = 0;
+
+	(void)state;
+	assert_int_equal(opts_timeout(&ms), FTMEM_OK);
+	assert_int_equal(ms, 30000);
+	setenv("FTMEM_TIMEOUT_MS", "250", 1);
+	setenv("FTMEM_PARITY", "none", 1);
+	assert_int_equal(opts_timeout(&ms), FTMEM_OK);
+	assert_int_equal(ms, 250);
+	setenv("FTMEM_TIMEOUT_MS", "0", 1);
+	assert_int_equal(opts_timeout(&ms), FTMEM_EINVAL);
+	assert_non_null(strstr(error_msg(), "FTMEM_TIMEOUT_MS is \"0\""));
+	assert_int_equal(ms, 30000);
+}
+
 static void what_the_machine_may_say_is_a_number_or_auto(void **state)
 {
 	struct ftmem_opts user = FTMEM_OPTS_INIT;
@@ -618,6 +635,7 @@ int main(void)
 		TEST(defaults_are_as_documented),
 		TEST(struct_comes_before_the_environment),
 		TEST(every_variable_is_heard),
+		TEST(the_deadline_is_known_before_the_rest),
 		TEST(what_the_machine_may_say_is_a_number_or_auto),
 		TEST(empty_variables_count_as_unset),
 		TEST(bad_numbers_are_refused_by_name),

@@ -260,6 +260,32 @@ static void who_waits_for_the_slot_hears_of_the_end_at_once(void **state)
 	}
 }
 
+/* Neither where that is asked for nor for the peer that never comes. */
+static void a_version_that_is_skipped_waits_for_no_slot(void **state)
+{
+	struct progress_stats s;
+	struct world w;
+
+	(void)state;
+	set_up(&w, 2, LONG_MS, true);
+	assert_int_equal(call(&w, 0, 5), 0);
+	assert_int_equal(progress_skip(w.t[0].p, 6), 0);
+	assert_int_equal(progress_skip(w.t[0].p, 6), FTMEM_EINVAL);
+	s = stats_of(&w, 0);
+	assert_int_equal(s.waited, 0);
+	assert_int_equal(s.skipped, 1);
+	assert_int_equal(call(&w, 1, 5), 0);
+	assert_waits(&w, 5, 0);
+	assert_int_equal(call(&w, 1, 6), 0);
+	assert_waits(&w, 6, FTMEM_DROPPED);
+	assert_stored(&w, 5);
+	fake_net_break(w.c.net, 0);
+	assert_int_equal(call(&w, 0, 7), 0);
+	assert_int_equal(progress_wait(w.t[0].p, 7, later()), FTMEM_ENET);
+	assert_int_equal(progress_skip(w.t[0].p, 8), FTMEM_ENET);
+	tear_down(&w);
+}
+
 struct steps {
 	struct world *w;
 	uint32_t rank;
@@ -345,6 +371,7 @@ int main(void)
 		cmocka_unit_test(a_busy_slot_is_waited_for_where_that_is_asked_for),
 		cmocka_unit_test(a_slot_is_waited_for_until_the_deadline),
 		cmocka_unit_test(who_waits_for_the_slot_hears_of_the_end_at_once),
+		cmocka_unit_test(a_version_that_is_skipped_waits_for_no_slot),
 		cmocka_unit_test(trainers_that_wait_store_every_version),
 		cmocka_unit_test(a_copy_that_never_begins_is_warned_of_once),
 	};
