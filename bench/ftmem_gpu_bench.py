@@ -25,12 +25,12 @@ import traceback
 import torch
 import torch.distributed as dist
 
-import ftmem_ctypes
 import gpu_device
 import gpu_model
 import gpu_report
 import gpu_state
 import gpu_train
+from gpu_binding import Result, ftmem, load
 from gpu_series import series, timed
 
 SECTIONS = ("raw", "copy", "calls", "train", "dcp")
@@ -48,8 +48,9 @@ def busy(seconds):
 
 
 class Bench:
-    def __init__(self, args, world, device, library):
-        self.args, self.world, self.device, self.lib = args, world, device, library
+    def __init__(self, args, world, device):
+        self.args, self.world, self.device = args, world, device
+        self.library = load(args.library)
         self.shape = gpu_model.SHAPES[args.model]
         self.position = torch.zeros(POSITION_BYTES, dtype=torch.uint8)
         self.session, self.version, self.plain, self.held = None, 0, None, False
@@ -87,23 +88,24 @@ class Bench:
 
     def open(self, pieces, staging, busy):
         """A session with these pieces sealed. Seconds of ftmem_open() and ftmem_seal()."""
-        opts = {"job": self.job, "dir": self.dir, "node": self.node(), "expire_s": EXPIRE_S,
-                "log_level": 0 if "FTMEM_LOG_LEVEL" in os.environ else ftmem_ctypes.LOG_WARN,
+        opts = {"dir": self.dir, "node": self.node(), "expire_s": EXPIRE_S,
+                "log_level": None if "FTMEM_LOG_LEVEL" in os.environ else "warn",
                 "device_staging": staging, "when_busy": busy}
         if self.world.size > 1 and self.args.parity > 0:
             opts["parity"] = self.args.parity
         self.held = True
         self.device.synchronize()
         self.world.barrier()
-        open_s, self.session = timed(lambda: ftmem_ctypes.Session(self.lib, **opts))
+        open_s, self.session = timed(
+            lambda: ftmem.Session(self.job, library=self.library.path, **opts))
         for piece in pieces:
             self.session.add(piece.name, piece.tensor.data_ptr(), piece.bytes, **piece.box())
         self.session.add("position", self.position.data_ptr(), POSITION_BYTES)
         seal_s, _ = timed(self.session.seal)
         on_device = self.session.stats()["device_bytes"]
         if self.device.kind == "cuda" and on_device == 0:
-            raise gpu_device.Failure(f"{self.lib.path} was built without CUDA: it would take "
-                                     "device memory for the host's")
+            raise gpu_device.Failure(f"{self.library.path} was built without CUDA: it would "
+                                     "take device memory for the host's")
         return {"open_s": open_s, "seal_s": seal_s}
 
     def close(self):
@@ -121,8 +123,7 @@ class Bench:
         self.world.barrier()
 
     def drop_now(self, *options):
-        beside = pathlib.Path(self.lib.path).resolve().parent / "ftmem"
-        command = str(beside) if beside.exists() else shutil.which("ftmem")
+        command = self.library.program("ftmem")
         if command:
             subprocess.run([command, "drop", *options, "--dir", self.dir, self.job], check=False,
                            stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
@@ -142,7 +143,7 @@ class Bench:
         self.session.snapshot(self.version, stream)
         self.session.fence(stream)
         self.device.synchronize()
-        if self.session.wait(self.version) != ftmem_ctypes.OK:
+        if self.session.wait(self.version) is not Result.OK:
             raise gpu_device.Failure(f"version {self.version} was dropped: "
                                      + self.session.message())
         return self.session.stats()
@@ -194,7 +195,7 @@ class Bench:
     def copy(self):
         pieces = self.pieces()
         out = {"bytes": sum(piece.bytes for piece in pieces), "tensors": len(pieces)}
-        out["first"] = self.open(pieces, 0, ftmem_ctypes.BUSY_WAIT)
+        out["first"] = self.open(pieces, 0, "wait")
         self.session.forget()
         samples = [self.snapshot_now() for _ in range(1 + self.args.repeat)][1:]
         gpu_state.fill(pieces, self.seed + 1, self.device.torch)
@@ -217,7 +218,7 @@ class Bench:
         for i in range(1 + self.args.repeat):
             gpu_state.fill(pieces, self.seed + 2 + i, self.device.torch)
             if i == 0:
-                again = self.open(pieces, 0, ftmem_ctypes.BUSY_WAIT)
+                again = self.open(pieces, 0, "wait")
             self.device.synchronize()
             self.world.barrier()
             took_s, found = timed(self.session.restore)
@@ -237,7 +238,7 @@ class Bench:
 
     def calls(self):
         if self.session is None:
-            self.open(self.pieces(), 0, ftmem_ctypes.BUSY_WAIT)
+            self.open(self.pieces(), 0, "wait")
             self.session.forget()
         stream = self.device.stream()
         took = {name: [] for name in ("snapshot_us", "snapshot_in_library_us", "fence_us",
@@ -327,7 +328,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--library", help="libftmem.so (FTMEM_LIBRARY, else built last here, else the system's)")
+    add("--library", help="libftmem.so (FTMEM_LIBRARY, else as installed, else built last here)")
     add("--device", choices=("cuda", "cpu"), default="cuda",
         help="cpu: tries the bench, with host memory; the figures say nothing")
     add("--model", choices=list(gpu_model.SHAPES), default="medium")
@@ -415,8 +416,7 @@ def run_section(bench, name, results):
 
 
 def run(args, world, device):
-    library = ftmem_ctypes.Library(args.library)
-    bench = Bench(args, world, device, library)
+    bench = Bench(args, world, device)
     results = {"gpu_bench": 1, "machine": machine(device), "versions": versions(device),
                "options": vars(args), "ranks": world.size, "seed": bench.seed,
                "sections": {}, "failed": {}}
@@ -444,7 +444,7 @@ def main():
     args.hold = args.hold or ("share" if world.size > 1 else "whole")
     try:
         status = run(args, world, make_device(args, world))
-    except (gpu_device.Failure, ftmem_ctypes.Error, OSError) as error:
+    except (gpu_device.Failure, ftmem.FtmemError, OSError) as error:
         print(f"ftmem_gpu_bench: rank {world.rank}: {error}", file=sys.stderr, flush=True)
         status = 1
     if world.size == 1 or status == 0:

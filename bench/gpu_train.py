@@ -4,14 +4,13 @@ by turns in one process.
 """
 import statistics
 
-import ftmem_ctypes
 import gpu_device
 import gpu_model
 import gpu_state
+from gpu_binding import Result
 from gpu_series import series, timed
 
 KINDS = ("baseline", "ideal", "ftmem")
-BUSY_RULES = {"wait": ftmem_ctypes.BUSY_WAIT, "skip": ftmem_ctypes.BUSY_SKIP}
 WARM_STEPS = 3
 COUNTED = ("committed", "skipped", "dropped", "waited", "wait_s", "stalls", "stall_s")
 SHOWN = ("staged_bytes", "device_bytes", "data_bytes", "held_bytes", "device_copy_s",
@@ -65,7 +64,7 @@ class Protected(Nothing):
         return {"snapshot_us": series(self.snapshot_s, 1e6),
                 "fence_us": series(self.fence_s, 1e6),
                 "snapshots": len(self.results),
-                "busy": self.results.count(ftmem_ctypes.BUSY), **counted,
+                "busy": self.results.count(Result.BUSY), **counted,
                 "stall_ms": 1e3 * counted["stall_s"] / asked,
                 "wait_ms": 1e3 * counted["wait_s"] / asked,
                 **{key: after[key] for key in SHOWN}}
@@ -106,7 +105,7 @@ class Train:
         return out
 
     def open(self):
-        out = self.bench.open(self.pieces, self.args.staging, BUSY_RULES[self.args.when_busy])
+        out = self.bench.open(self.pieces, self.args.staging, self.args.when_busy)
         self.bench.session.forget()
         return out
 
@@ -185,11 +184,11 @@ class Train:
         for i in range(3):
             self.step(hooks, i == 0, ends)
         hooks.drain()
-        if hooks.results[0] != ftmem_ctypes.OK:
+        if hooks.results[0] is not Result.OK:
             raise gpu_device.Failure("the snapshot that was to be restored was skipped")
         moved = int((gpu_state.fingerprints(self.pieces) != wanted).sum())
         self.bench.close()
-        self.bench.open(self.pieces, self.args.staging, ftmem_ctypes.BUSY_WAIT)
+        self.bench.open(self.pieces, self.args.staging, "wait")
         found = self.bench.session.restore()
         if found != self.bench.version:
             raise gpu_device.Failure(f"restored version {found}, not {self.bench.version}")

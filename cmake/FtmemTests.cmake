@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# How tests are declared. Labels: unit, sim, mpi, cuda, e2e, install, lint.
+# How tests are declared. Labels: unit, sim, mpi, cuda, e2e, install,
+# python, lint.
 
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # Trains on simulated nodes, kills some, or takes some more, goes on, and compares the
-# result with an undisturbed training.
+# result with an undisturbed training. The trainer is a C program, or a PyTorch script.
 set -euo pipefail
 export LC_ALL=C
+python=${FTMEM_PYTHON:-}
 unset "${!FTMEM_@}"
 # All nodes are one group, also with the one that --grow adds: any --parity of them may be lost.
 export FTMEM_GROUP_NODES=17
@@ -23,13 +24,16 @@ state byte by byte.
                 stops, and goes on with all nodes again when the lost ones are back
   --grow        nothing dies: in mid-training the job stops, and goes on with one node
                 more
+  --pytorch     trains with PyTorch (examples/pytorch/train.py, DDP), which is installed into
+                build/venv if FTMEM_PYTHON does not name a Python that has it
+  --fsdp        the same, fully sharded (train_fsdp.py, FSDP2)
   --nodes N     nodes, 2 to 16 (4)
   --parity M    how many of them may be lost, 1 to 4 (2)
   --lose WHICH  how many, or which, such as node1,node3 (1)
   --what WHAT   node: trainer and memory die; rank: the trainer alone; smp: the process
                 that holds the memory alone (node)
   --at STEP     when to kill or stop (half of --steps; with --shrink a third)
-  --steps S     how long to train (200)
+  --steps S     how long to train (200; with PyTorch 60)
   --keep        keep logs and results
   --help        print this
 
@@ -49,7 +53,7 @@ die()
 
 # Arguments
 
-story=replace nodes=4 parity=2 lose="" what="" at="" steps=200 keep=""
+story=replace nodes=4 parity=2 lose="" what="" at="" steps="" keep="" script=""
 
 number() # OPTION VALUE LEAST MOST
 {
@@ -70,6 +74,8 @@ while (($#)); do
 		story=${1#--}
 		shift
 		;;
+	--pytorch) script=${script:-train.py}; shift ;;
+	--fsdp) script=train_fsdp.py; shift ;;
 	--keep) keep=yes; shift ;;
 	-h | --help) usage; exit 0 ;;
 	*) status=2 die "$1: not understood; see --help" ;;
@@ -81,10 +87,15 @@ number --parity "$parity" 1 4
 # The last step of the first part, and with --shrink of the second.
 third=0
 [ "$story" != shrink ] || third=1
+[ -n "$steps" ] || steps=$((${#script} > 0 ? 60 : 200))
 number --steps "$steps" $((2 + third)) 100000
 at=${at:-$((steps / (2 + third)))}
 number --at "$at" 1 $((steps - 1 - third))
 again=$((at + (steps - at) / 2))
+if [ -n "$script" ] && [ "$story" != replace ]; then
+	status=2 die "--$story: PyTorch's sums depend on the number of ranks, so the result" \
+		"would not be bit-exact"
+fi
 if [ "$story" = grow ] && [ -n "$lose$what" ]; then
 	status=2 die "--grow: nothing is lost, so neither --lose nor --what goes with it"
 fi
@@ -118,9 +129,15 @@ fi
 # shellcheck source=scripts/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 ftmem_setup build
+if [ -n "$script" ]; then
+	[ -z "$python" ] || export FTMEM_PYTHON=$python
+	ftmem_venv || exit 2
+	export FTMEM_LIBRARY=$ftmem_root/build/release/bin/libftmem.so
+	export PYTHONPATH=$ftmem_root/python
+fi
 bin=$ftmem_root/build/release/bin
 [ -x "$bin/train_gpt" ] || echo "Building (the first time takes a little longer) ..."
-ftmem_build release train_gpt ftmem_smp ftmem_command || die "the build failed"
+ftmem_build release train_gpt ftmem_smp ftmem_command ftmem || die "the build failed"
 
 # What it prints
 
@@ -206,14 +223,21 @@ finish() # LOG: waits for the job's end, which must be a good one
 # Starts the job on ${names[@]}, in the background. It ends after step $until.
 launch() # JOB LOG DUMP
 {
-	local arguments=() name covered=$parity
+	local arguments=() program name covered=$parity
+
+	if [ -n "$script" ]; then
+		program=("$FTMEM_PYTHON" "$ftmem_root/examples/pytorch/$script"
+			--batch $((3 * nodes)))
+	else
+		program=("$bin/train_gpt" --print 1 --dump "$3")
+	fi
 
 	((covered < ${#names[@]})) || covered=$((${#names[@]} - 1))
 	((covered > 0)) || covered=1
 	for name in "${names[@]}"; do
 		[ ${#arguments[@]} -eq 0 ] || arguments+=(:)
-		arguments+=(-n 1 env "FTMEM_NODE=$name" "$bin/train_gpt" --job "$1"
-			--steps "$until" --parity "$covered" --print 1 --dump "$3")
+		arguments+=(-n 1 env "FTMEM_NODE=$name" "${program[@]}" --job "$1"
+			--steps "$until" --parity "$covered")
 	done
 	: >"$2"
 	timeout -k 5 300 mpirun -q --oversubscribe --bind-to none "${arguments[@]}" \
@@ -250,8 +274,8 @@ declare -A trainer
 library_line()
 {
 	[[ $line != *"are one machine"* ]] || return 0
-	if [[ $line =~ ^ftmem\[([0-9]+)\]:\ info:\ (.*)$ ]]; then
-		[ -z "$stopped" ] || say "$green${BASH_REMATCH[2]}$plain"
+	if [[ $line =~ ^ftmem\[([0-9]+)\]:\ (info|INFO):\ (.*)$ ]]; then
+		[ -z "$stopped" ] || say "$green${BASH_REMATCH[3]}$plain"
 	else
 		say "$red$line$plain"
 	fi
@@ -407,7 +431,8 @@ await_end()
 # Starts what was killed again, on ${names[@]}.
 start_again()
 {
-	launch demo "$folder/second.log" "$folder/resumed.bin"
+	resumed_log=$folder/second.log
+	launch demo "$resumed_log" "$folder/resumed.bin"
 	follow
 	if [ "$what" = node ] && ((${#victims[@]} > parity)); then
 		refused
@@ -461,11 +486,39 @@ clean_up()
 	say "Memory freed, no process left."
 }
 
+# The last digest in a log.
+digest_of() # LOG
+{
+	sed -n 's/^digest //p' "$1" | tail -n 1
+}
+
+compare_digests()
+{
+	local resumed undisturbed
+
+	resumed=$(digest_of "$resumed_log")
+	undisturbed=$(digest_of "$folder/undisturbed.log")
+	say "SHA-256 of weights, optimizer state and loss curve"
+	say "  resumed:     $resumed"
+	say "  undisturbed: $undisturbed"
+	if [ -n "$resumed" ] && [ "$resumed" = "$undisturbed" ]; then
+		say "${bold}${green}bit-exact: yes$plain"
+	else
+		say "${bold}${red}bit-exact: no$plain"
+		keep=yes
+		exit 1
+	fi
+}
+
 compare()
 {
 	local bytes
 
 	echo
+	if [ -n "$script" ]; then
+		compare_digests
+		return
+	fi
 	bytes=$(stat -c %s "$folder/resumed.bin")
 	if cmp "$folder/resumed.bin" "$folder/undisturbed.bin"; then
 		say "${bold}${green}bit-exact: yes$plain ($bytes bytes of parameters and optimizer state)"
@@ -543,6 +596,7 @@ grow() # The job stops, and goes on with one node more.
 }
 
 stopped="" back_ms="" restored=0 last=0 until=$steps
+resumed_log=$folder/first.log
 spares=()
 declare -A old_holder
 everybody=("${names[@]}")

@@ -8,9 +8,11 @@
 #   ftmem_setup build     packages to build and run; ends the script with status 2
 #   ftmem_setup test      those and the ones that tests need
 #   ftmem_setup plot      what draws figures, alone
+#   ftmem_venv [WHEEL...] sets FTMEM_PYTHON to a Python with PyTorch; makes build/venv if need be
 #   ftmem_build PRESET [TARGET...]   configures once, then builds; quiet unless it fails
 #   ftmem_jobs            how many things to do at a time
 
+ftmem_here=$PWD
 ftmem_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 ftmem_jobs=$(nproc 2>/dev/null || echo 2)
 
@@ -18,6 +20,8 @@ ftmem_packages_build="gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev 
 	libisal-dev libhwloc-dev"
 ftmem_packages_test="g++ libcmocka-dev python3 groff-base binutils procps iproute2"
 ftmem_packages_plot="python3-matplotlib"
+ftmem_packages_venv="python3 python3-venv"
+ftmem_wheels="torch==2.13.0 numpy pytest"
 
 # Prints those of the packages that are not installed.
 ftmem_missing()
@@ -51,9 +55,10 @@ ftmem_setup()
 	packages=$ftmem_packages_build
 	[ "$1" = test ] && packages="$packages $ftmem_packages_test"
 	[ "$1" = plot ] && packages=$ftmem_packages_plot
+	[ "$1" = venv ] && packages=$ftmem_packages_venv
 
 	if ! command -v dpkg-query >/dev/null; then
-		[ "$1" != plot ] || return 0
+		[[ $1 != plot && $1 != venv ]] || return 0
 		missing=$(ftmem_missing_tools)
 		[ -z "$missing" ] && return 0
 		echo "This system has no Debian packages. Please install:" >&2
@@ -103,6 +108,51 @@ ftmem_build()
 	echo "The build of $preset failed:" >&2
 	sed '/^\[[0-9]*\/[0-9]*\] /d' "$log" >&2
 	return 1
+}
+
+ftmem_has_wheels() # PYTHON WHEELS
+{
+	# shellcheck disable=SC2086
+	"$1" - $2 2>/dev/null <<'END'
+import importlib.metadata, sys
+for wheel in sys.argv[1:]:
+    name, _, version = wheel.partition("==")
+    assert importlib.metadata.version(name).split("+")[0].startswith(version)
+END
+}
+
+# An interpreter that FTMEM_PYTHON names already is taken as it is, its path made absolute from
+# where the script was called. Fails, with a text, where PyTorch cannot be had.
+ftmem_venv()
+{
+	local venv=$ftmem_root/build/venv log=$ftmem_root/build/venv.log wheels="$ftmem_wheels $*"
+
+	if [ -n "${FTMEM_PYTHON:-}" ]; then
+		case $FTMEM_PYTHON in
+		/*) ;;
+		*/*) FTMEM_PYTHON=$ftmem_here/$FTMEM_PYTHON ;;
+		*) FTMEM_PYTHON=$(command -v "$FTMEM_PYTHON" || echo "$FTMEM_PYTHON") ;;
+		esac
+		export FTMEM_PYTHON
+		"$FTMEM_PYTHON" -c 'import torch' && return 0
+		echo "FTMEM_PYTHON is $FTMEM_PYTHON, which has no PyTorch." >&2
+		return 1
+	fi
+	if ! ftmem_has_wheels "$venv/bin/python" "$wheels"; then
+		mkdir -p "$ftmem_root/build"
+		if ! python3 -m venv "$venv" >"$log" 2>&1; then
+			(ftmem_setup venv) || return 1
+			python3 -m venv --clear "$venv" >"$log" 2>&1 || { cat "$log" >&2; return 1; }
+		fi
+		echo "Installing into build/venv: $wheels"
+		# shellcheck disable=SC2086
+		if ! "$venv/bin/python" -m pip install -q $wheels >"$log" 2>&1; then
+			tail -n 20 "$log" >&2
+			echo "PyTorch cannot be installed." >&2
+			return 1
+		fi
+	fi
+	export FTMEM_PYTHON=$venv/bin/python
 }
 
 # Open MPI refuses to start as root unless told twice.

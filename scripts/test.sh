@@ -9,15 +9,19 @@ usage()
 	cat <<'END'
 usage: scripts/test.sh [OPTION...] [-- CTEST ARGUMENT...]
 
-Without options: all tests in the dev build, then unit, sim and mpi tests under the
-sanitizers.
+Without options: all tests in the dev build, then unit, sim and mpi tests under the address
+sanitizer, unit and mpi tests under that of threads.
 
-  --quick   dev build only, without the mpi, e2e and install tests
+  --quick   dev build only, without the mpi, e2e, install and python tests
   --full    also builds with clang, without ISA-L and without CUDA, and runs clang-tidy where
             there is one
   --dev, --asan, --tsan
             only these builds
   -h, --help
+
+Tests of the PyTorch binding run in build/venv, into which PyTorch is installed, or with the
+Python that FTMEM_PYTHON names. Without PyTorch they are skipped; if FTMEM_REQUIRE_PYTHON is set
+that is a failure.
 
 After --, arguments are passed on to every run of ctest: -R NAME, -L LABEL, -V.
 END
@@ -119,10 +123,25 @@ tidy()
 		clang-tidy -p build/dev --quiet $hint "$1" 2>/dev/null' sh FILE
 }
 
+without_python=""
+python_environment()
+{
+	ftmem_venv setuptools mpi4py && "$FTMEM_PYTHON" -c 'import torch, pytest' && return 0
+	without_python="
+  PyTorch or pytest cannot be had: TESTS OF THE PYTHON BINDING WERE NOT RUN"
+	[ -z "${FTMEM_REQUIRE_PYTHON:-}" ]
+}
+
+if [ -z "$quick" ] && [[ " $builds " = *" dev "* ]]; then
+	step "looking for PyTorch" python_environment
+fi
 for build in $builds; do
 	labels=()
-	[ -n "$quick" ] && labels=(-LE '^(mpi|e2e|install)$')
-	[ "$build" = dev ] || labels=(-L '^(unit|sim|mpi)$')
+	[ -n "$quick" ] && labels=(-LE '^(mpi|e2e|install|python)$')
+	# Large jobs run the same code as small ones, and simulations have one thread.
+	large='^mpi\.loss\.[0-9][0-9][0-9][0-9]'
+	[ "$build" = asan ] && labels=(-L '^(unit|sim|mpi)$' -E "$large")
+	[ "$build" = tsan ] && labels=(-L '^(unit|mpi)$' -E "$large")
 	step "$build" run_tests "$build" "${labels[@]}" "$@"
 done
 if [ -n "$full" ]; then
@@ -134,5 +153,5 @@ fi
 step "no ftmem-smp left" no_smp_left
 
 echo
-echo "builds: $builds; $SECONDS s$summary"
+echo "builds: $builds; $SECONDS s$summary$without_python"
 [ -z "$failed" ]
