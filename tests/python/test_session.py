@@ -12,12 +12,12 @@ def test_restarts_find_every_byte_on_as_many_ranks_and_on_fewer(mpirun):
 
 def test_bad_input_is_refused_by_name(mpirun):
     done = mpirun(0, "session_refuses.py")
-    assert done.stdout.splitlines()[-1] == "done"
+    assert done.stdout.count("done") == 1
 
 
 def test_threads_signals_and_callbacks_in_the_midst_of_calls_are_harmless(mpirun):
     done = mpirun(0, "session_midst.py", timeout_s=60)
-    assert done.stdout.splitlines()[-1] == "done"
+    assert done.stdout.count("done") == 1
 
 
 def test_an_exit_without_close_in_mid_snapshot_stores_it(mpirun):
