@@ -138,10 +138,11 @@ fi
 for build in $builds; do
 	labels=()
 	[ -n "$quick" ] && labels=(-LE '^(mpi|e2e|install|python)$')
-	# Large jobs run the same code as small ones, and simulations have one thread.
-	large='^mpi\.loss\.[0-9][0-9][0-9][0-9]'
+	# Large jobs run the same code as small ones; simulations have one thread, and so have these.
+	large='^mpi\.loss\.[0-9][0-9][0-9][0-9]|^sim\.elastic_scale$'
+	single='^unit\.(match_cells|plan_unwanted|rebuild|rebuild_faults|route|train_gpt)$'
 	[ "$build" = asan ] && labels=(-L '^(unit|sim|mpi)$' -E "$large")
-	[ "$build" = tsan ] && labels=(-L '^(unit|mpi)$' -E "$large")
+	[ "$build" = tsan ] && labels=(-L '^(unit|mpi)$' -E "$large|$single")
 	step "$build" run_tests "$build" "${labels[@]}" "$@"
 done
 if [ -n "$full" ]; then

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,30 +27,36 @@ _KNOWN = {
 
 def unwrap_optimizer(optimizer: Any) -> Optimizer:
     """The optimizer inside of ZeroRedundancyOptimizer, or of a framework's wrapper."""
-    while True:
-        for attribute in ("optim", "optimizer"):
-            inner = getattr(optimizer, attribute, None)
-            if isinstance(inner, Optimizer) and inner is not optimizer:
-                optimizer = inner
-                break
-        else:
-            return optimizer
+    return _unwrapped(optimizer)[-1]
 
 
 def is_partitioned(optimizer: Any) -> bool:
     """Whether ranks hold the state of different parameters (ZeroRedundancyOptimizer)."""
-    module = sys.modules.get("torch.distributed.optim")
-    zero = getattr(module, "ZeroRedundancyOptimizer", None)
-    return zero is not None and isinstance(optimizer, zero)
+    return _is_wrapped_by("ZeroRedundancyOptimizer", optimizer)
+
+
+def refuse_local_steps(name: str, optimizer: Any) -> None:
+    """Refuses PostLocalSGDOptimizer, whose ranks step on their own between averages."""
+    if _is_wrapped_by("PostLocalSGDOptimizer", optimizer):
+        raise refusal(
+            name,
+            "PostLocalSGDOptimizer lets parameters differ between ranks: give Guard its .optim, an "
+            "object with state_dict() that has its averager's step, and replicated=False",
+        )
 
 
 def optimizer_entries(
-    prefix: str, optimizer: Optimizer, names: Mapping[torch.Tensor, str], replicated: bool
+    prefix: str,
+    optimizer: Optimizer,
+    names: Mapping[torch.Tensor, str],
+    replicated: bool,
+    marks: Mapping[torch.Tensor, str | None] | None = None,
 ) -> list[Entry]:
     """Entries of the tensors that an optimizer's state holds for each parameter, named
     f"{prefix}.{name of the parameter}.{key}", and of parameters that are in no module.
 
     names: of the parameters that modules own. replicated: plain tensors are equal on all ranks.
+    marks: of parameters, as of entry_of().
     Raises FtmemError for state that is no tensor, number or other plain value.
     """
     replicated = replicated and not is_partitioned(optimizer)
@@ -56,12 +64,13 @@ def optimizer_entries(
     _refuse_unknown_keys(prefix, inner)
     entries = []
     for parameter, name in _named(inner, names):
+        mark = (marks or {}).get(parameter)
         if parameter not in names:
-            entries.append(entry_of(f"{prefix}.{name}", parameter, replicated))
+            entries.append(entry_of(f"{prefix}.{name}", parameter, replicated, mark=mark))
         for key, value in inner.state.get(parameter, {}).items():
             full = f"{prefix}.{name}.{key}"
             if isinstance(value, torch.Tensor):
-                entries.append(entry_of(full, value, replicated))
+                entries.append(entry_of(full, value, replicated, mark=mark))
             elif _holds_tensors(value):
                 what = f"{type(inner).__name__} holds tensors in a {type(value).__name__} there"
                 raise refusal(full, f"{what}, which is not supported")
@@ -72,14 +81,22 @@ def optimizer_values(
     optimizer: Optimizer, names: Mapping[torch.Tensor, str]
 ) -> dict[tuple[str, str], Any]:
     """What the state holds besides tensors (a step counted as int, for example), by name of
-    the parameter and key."""
+    the parameter and key; by "" and key what it holds for no parameter. FtmemError: there are
+    tensors in that."""
     inner = unwrap_optimizer(optimizer)
-    return {
-        (name, key): value
-        for parameter, name in _named(inner, names)
-        for key, value in inner.state.get(parameter, {}).items()
-        if not isinstance(value, torch.Tensor)
-    }
+    values = {("", key): value for key, value in shared_state(inner).items()}
+    for (_, key), value in values.items():
+        _refuse_shared_tensors(type(inner).__name__, inner, key, value)
+    for parameter, name in _named(inner, names):
+        for key, value in inner.state.get(parameter, {}).items():
+            if not isinstance(value, torch.Tensor):
+                values[name, key] = value
+    return values
+
+
+def shared_state(optimizer: Optimizer) -> dict[Any, Any]:
+    """What the state holds under keys that are no tensors."""
+    return {k: v for k, v in optimizer.state.items() if not isinstance(k, torch.Tensor)}
 
 
 def load_optimizer_values(
@@ -91,7 +108,9 @@ def load_optimizer_values(
     inner = unwrap_optimizer(optimizer)
     parameters = {name: parameter for parameter, name in _named(inner, names)}
     for (name, key), value in values.items():
-        if name in parameters:
+        if not name:
+            inner.state[key] = value
+        elif name in parameters:
             inner.state[parameters[name]][key] = value
 
 
@@ -109,13 +128,44 @@ def materialize(optimizer: Optimizer, *, overwritten: bool = False) -> None:
     """
     inner = unwrap_optimizer(optimizer)
     kind = _kind(inner)
-    for group in inner.param_groups:
-        for index, parameter in enumerate(group["params"]):
-            if parameter.requires_grad and not inner.state.get(parameter):
-                if _has_no_state(kind, group):
-                    break
-                _refuse_to_materialize(inner, kind, group, index, overwritten)
-                _materialize_one(inner, kind, group, parameter)
+    with _shared_state_kept(inner):
+        for group in inner.param_groups:
+            for index, parameter in enumerate(group["params"]):
+                if parameter.requires_grad and not inner.state.get(parameter):
+                    if _has_no_state(kind, group):
+                        break
+                    _refuse_to_materialize(inner, kind, group, index, overwritten)
+                    _materialize_one(inner, kind, group, parameter)
+
+
+def _unwrapped(optimizer: Any) -> list[Any]:
+    """It, and what is inside of it, layer by layer."""
+    layers = [optimizer]
+    while True:
+        inside = (getattr(layers[-1], name, None) for name in ("optim", "optimizer"))
+        inner = next((o for o in inside if isinstance(o, Optimizer) and o is not layers[-1]), None)
+        if inner is None:
+            return layers
+        layers.append(inner)
+
+
+def _is_wrapped_by(name: str, optimizer: Any) -> bool:
+    """Whether a layer of it is of this class of torch.distributed.optim."""
+    cls = getattr(sys.modules.get("torch.distributed.optim"), name, None)
+    return cls is not None and any(isinstance(layer, cls) for layer in _unwrapped(optimizer))
+
+
+@contextmanager
+def _shared_state_kept(optimizer: Optimizer) -> Iterator[None]:
+    """Meanwhile steps write into copies of what the state holds for no parameter."""
+    kept = shared_state(optimizer)
+    optimizer.state.update(copy.deepcopy(kept))
+    try:
+        yield
+    finally:
+        for key in shared_state(optimizer).keys() - kept.keys():
+            del optimizer.state[key]
+        optimizer.state.update(kept)
 
 
 def _named(
@@ -141,9 +191,17 @@ def _refuse_unknown_keys(prefix: str, optimizer: Optimizer) -> None:
         raise refusal(prefix, "LBFGS holds lists of tensors, which is not supported")
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for key, value in optimizer.state.items():
-        if id(key) not in known and _holds_tensors(value):
-            what = key if isinstance(key, str) else "a parameter that is in none of its groups"
-            raise refusal(f"{prefix}.state", f"{type(optimizer).__name__} holds tensors for {what}")
+        if not isinstance(key, torch.Tensor):
+            _refuse_shared_tensors(prefix, optimizer, key, value)
+        elif id(key) not in known and value:
+            what = f"{type(optimizer).__name__} holds state for a tensor that is in none of its"
+            raise refusal(f"{prefix}.state", f"{what} groups, of shape {tuple(key.shape)}")
+
+
+def _refuse_shared_tensors(prefix: str, optimizer: Optimizer, key: Any, value: Any) -> None:
+    if _holds_tensors(value):
+        what = f"{type(optimizer).__name__} holds tensors for {key}, which is no parameter"
+        raise refusal(f"{prefix}.state", what)
 
 
 def _kind(optimizer: Optimizer) -> type[Optimizer] | None:

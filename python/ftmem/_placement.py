@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,19 +56,36 @@ def is_dtensor(tensor: object) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def entry_of(name: str, tensor: Any, replicated: bool, shadow: bool = False) -> Entry:
+def local_part(tensor: Any) -> Any:
+    """The plain tensor that a DTensor holds; anything else as it is."""
+    return tensor._local_tensor if is_dtensor(tensor) else tensor
+
+
+def mark_of(ranks: Sequence[int]) -> str:
+    """What a name ends in if the tensor is one of these global ranks alone, and not of all that
+    torch.distributed has, so that others may have another of this name."""
+    return f"@{min(ranks)}" if len(ranks) < torch.distributed.get_world_size() else ""
+
+
+def entry_of(
+    name: str, tensor: Any, replicated: bool, shadow: bool = False, mark: str | None = None
+) -> Entry:
     """The entry of a tensor or DTensor. replicated: plain tensors are equal on all ranks.
 
-    Raises FtmemError for a DTensor whose local part is no box of the global tensor.
+    mark: mark_of() the ranks that share the tensor, if any do; None: a DTensor's mesh tells, plain
+    ones have none. Raises FtmemError for a DTensor whose local part is no box of the global tensor.
     """
     if torch.nn.parameter.is_lazy(tensor):
         raise refusal(name, "has no shape yet: run the module once, or give its sizes")
     shape = tuple(tensor.shape)
     if is_dtensor(tensor):
         local = tensor._local_tensor
-        return Entry(name, local, _dtensor_box(name, tensor, local), shadow, shape, tensor.dtype)
+        box = _dtensor_box(name, tensor, local)
+        end = mark_of(tensor.device_mesh.mesh.flatten().tolist()) if mark is None else mark
+        return Entry(name + end, local, box, shadow, shape, tensor.dtype)
     box = _whole(tensor) if replicated else None
-    return Entry(name, tensor, box, shadow, shape, tensor.dtype)
+    end = mark or "" if replicated else ""
+    return Entry(name + end, tensor, box, shadow, shape, tensor.dtype)
 
 
 def memory_order(tensor: torch.Tensor) -> tuple[int, ...] | None:

@@ -20,6 +20,7 @@ class Layout:
 
     Attributes:
         entries: the tensors to be stored.
+        names: sorted, of all tensors: those that are empty on this rank alone, too.
         tensors, objects: digests of the tensors' names, shapes and dtypes, and of the rest that
             must be equal on restore.
         watched: where the tensors are held.
@@ -31,17 +32,28 @@ class Layout:
         names = parameter_names(sources)
         entries = [entry for source in sources for entry in source.entries(names)]
         self.entries = _tensors.checked(entries)
+        self.names = sorted({_tensors._short(entry.name) for entry in entries})
         self.tensors = _tensors.digest(entries)
         self.objects = outline(sources, names)
-        self.watched = Watched()
-        for source in sources:
-            source.watch(self.watched)
         self._sources = sources
+        self._look()
 
     def undo(self) -> None:
         """Takes back what was created for it."""
         for source in self._sources:
             source.undo()
+
+    def keep(self, only: set[str]) -> None:
+        """Takes back what was created for it and has no entry of these names; entries stay."""
+        kept = {id(entry.tensor) for entry in self.entries if entry.name in only}
+        for source in self._sources:
+            source.undo(kept)
+        self._look()
+
+    def _look(self) -> None:
+        self.watched = Watched()
+        for source in self._sources:
+            source.watch(self.watched)
 
 
 class Registry:
@@ -61,23 +73,28 @@ class Registry:
         self, layout: Layout, extra: dict[str, torch.Tensor], only: set[str] | None = None
     ) -> None:
         """Registers the entries of a layout, all or those of some names, and extra tensors, and
-        takes back what is not among them. Collective if that changes anything."""
+        takes back what is not among them; seal() comes next."""
         wanted: dict[str, tuple[Entry | None, torch.Tensor]] = {
             name: (None, tensor) for name, tensor in extra.items()
         }
         entries = [e for e in layout.entries if only is None or e.name in only]
         shadows = [entry for entry in entries if entry.shadow]
-        self._clones = {entry.name: self._clone_of(entry) for entry in shadows}
+        self._clones = clones = {entry.name: self._clone_of(entry) for entry in shadows}
         for entry in entries:
-            wanted[entry.name] = (entry, self._clones.get(entry.name, entry.tensor))
+            wanted[entry.name] = (entry, clones.get(entry.name, entry.tensor))
+        self._watch = None
         self._register(wanted)
-        self._watch = Watch(layout.watched, entries, shadows, list(self._clones.values()))
+        self._watch = Watch(layout.watched, entries, shadows, list(clones.values()))
         self._devices = sorted(
             {e.tensor.device for e in entries if e.tensor.device.type != "cpu"}, key=str
         )
         self.private = {e.name for e in entries if e.box is None and not e.shadow and e.shape}
         self._whole = only is None
-        if not self._sealed:
+
+    def seal(self, anyway: bool) -> None:
+        """Collective: anyway, where ranks have agreed to, or if take() changed anything."""
+        if anyway or not self._sealed:
+            self._sealed = False
             self._session.seal()
             self._sealed = True
 
@@ -85,6 +102,11 @@ class Registry:
         """Whether all tensors are those that are registered, and their memory where it was."""
         ready = self._sealed and self._whole and self._watch is not None
         return ready and self._watch.holds()
+
+    def late(self) -> tuple[list[str], int]:
+        """Once: names of tensors that were found to have moved only some snapshots later, and in
+        how many versions before the old memory may be."""
+        return self._watch.take_late() if self._watch is not None else ([], 0)
 
     def streams(self) -> list[torch.cuda.Stream]:
         """The current ones of all devices with tensors."""

@@ -48,6 +48,18 @@ class Reporter:
             _log.warning("job %s: %s", self._job, text)
             warnings.warn(f"ftmem job {self._job}: {text}", FtmemWarning, stacklevel=_SCRIPT)
 
+    def late(self, names: list[str], versions: int) -> None:
+        """Tensors whose memory changed up to so many versions ago."""
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        _log.warning(
+            "job %s: %s%s got other memory by tensor.data = ..., which is seen only now: up to %d "
+            "versions before this one may hold what was in the old memory",
+            self._job,
+            ", ".join(names[:3]),
+            more,
+            versions,
+        )
+
     def due(self) -> bool:
         """Whether progress() should be told: so many seconds after the last time."""
         now = time.monotonic()

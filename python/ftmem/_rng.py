@@ -18,6 +18,8 @@ _PYTHON_WORDS = struct.Struct("<625I")
 # and NumPy takes as long as all else of a snapshot, and most training loops draw nothing from them.
 _python_seen: tuple[Any, Any] | None = None
 _numpy_seen: tuple[Any, Any] | None = None
+# Whether NumPy's can be told from memory; None before it was tried.
+_numpy_shows: bool | None = None
 
 
 def get() -> dict[str, Any]:
@@ -69,9 +71,11 @@ def _get_python() -> Any:
 
 def _get_numpy() -> Any:
     """The state as of numpy.random.get_state(), with bytes for the words of MT19937."""
-    global _numpy_seen
+    global _numpy_seen, _numpy_shows
     numpy = sys.modules["numpy"]
-    memory = _numpy_memory(numpy)
+    if _numpy_shows is None:
+        _numpy_shows = _numpy_draws_show(numpy)
+    memory = _numpy_memory(numpy) if _numpy_shows else None
     if memory is not None and _numpy_seen is not None and _numpy_seen[0] == memory:
         return _numpy_seen[1]
     state = numpy.random.get_state(legacy=False)
@@ -84,15 +88,38 @@ def _get_numpy() -> Any:
     return packed
 
 
-def _numpy_memory(numpy: Any) -> Any:
+def _numpy_memory(numpy: Any, holder: Any = None) -> Any:
     """What changes with each draw and each new state: the generator, its words and position, and
-    the object with the number in store. None if it cannot be told."""
-    holder = numpy.random.mtrand._rand
-    generator = holder._bit_generator
-    if sys.implementation.name != "cpython" or not isinstance(generator, numpy.random.MT19937):
+    the object with the number in store; of NumPy's global generator if no other is given. None if
+    it cannot be told."""
+    try:
+        holder = numpy.random.mtrand._rand if holder is None else holder
+        generator = holder._bit_generator
+        if not isinstance(generator, numpy.random.MT19937):
+            return None
+        words = ctypes.string_at(generator.ctypes.state_address, 625 * 4)
+    except AttributeError:
         return None
-    words = ctypes.string_at(generator.ctypes.state_address, 625 * 4)
     return id(generator), words, _object_memory(holder)
+
+
+def _numpy_draws_show(numpy: Any) -> bool:
+    """Whether _numpy_memory() tells each state from the one before, on a generator of its own."""
+    if sys.implementation.name != "cpython":
+        return False
+    try:
+        holder = numpy.random.RandomState(1)
+        seen = _numpy_memory(numpy, holder)
+        for draw in (holder.random_sample, holder.standard_normal, holder.standard_normal):
+            draw()
+            before, seen = seen, _numpy_memory(numpy, holder)
+            state = holder.get_state(legacy=False)["state"]
+            words = state["key"].tobytes() + int(state["pos"]).to_bytes(4, sys.byteorder)
+            if seen is None or seen[1:] == before[1:] or seen[1] != words:
+                return False
+    except Exception:
+        return False
+    return True
 
 
 def _object_memory(obj: object) -> bytes:

@@ -5,7 +5,7 @@ saved and loaded as a value that can be pickled."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from . import _abi, _rng, _tensors
 from ._nested import joined, split
-from ._placement import Entry, entry_of
+from ._placement import Entry, entry_of, local_part
 from ._watch import Watched
 from .errors import FtmemError, error
 
@@ -36,8 +36,9 @@ class Source:
     def prepare(self, overwritten: bool) -> None:
         """Creates tensors that do not exist yet. overwritten: a restore follows."""
 
-    def undo(self) -> None:
-        """Takes back what the last prepare() created."""
+    def undo(self, kept: Container[int] = ()) -> None:
+        """Takes back what the last prepare() created, unless one of its tensors is among kept: the
+        id() of tensors of entries."""
 
     def entries(self, names: Names) -> list[Entry]:
         """The tensors. names: of the parameters of all modules."""
@@ -66,10 +67,17 @@ class ModuleSource(Source):
         super().__init__(name, target)
         known = _tensors.is_replicated(target)
         self.replicated = known if replicated is None else replicated
+        self._given = replicated
         self._has_extra = bool(_tensors.extra_states(name, target))
 
     def entries(self, names: Names) -> list[Entry]:
-        return _tensors.module_entries(self.name, self.target, self.replicated)
+        return _tensors.module_entries(self.name, self.target, self.replicated, self.mark())
+
+    def mark(self) -> str | None:
+        """As of entry_of(): who says that tensors are equal on all ranks means just that."""
+        if self._given:
+            return ""
+        return (_tensors.replicas_mark(self.target) if self.replicated else "") or None
 
     def watch(self, watched: Watched) -> None:
         for layer in self.target.modules():
@@ -93,6 +101,7 @@ class OptimizerSource(Source):
     def __init__(self, name: str, target: Optimizer, replicated: bool | None) -> None:
         super().__init__(name, target)
         self.inner = _tensors.unwrap_optimizer(target)
+        _tensors.refuse_local_steps(type(target).__name__, target)
         self._given = replicated
         self._names: Names = {}
         self._has_values = False
@@ -101,25 +110,45 @@ class OptimizerSource(Source):
 
     def prepare(self, overwritten: bool) -> None:
         before = {id(parameter) for parameter, state in self.inner.state.items() if state}
-        _tensors.materialize(self.target, overwritten=overwritten)
-        self._made = [parameter for parameter in self.inner.state if id(parameter) not in before]
+        self._made = []
+        try:
+            _tensors.materialize(self.target, overwritten=overwritten)
+        except FtmemError:
+            self._made = self._since(before) if overwritten else []
+            self.undo()
+            raise
+        self._made = self._since(before)
 
-    def undo(self) -> None:
+    def _since(self, before: set[int]) -> list[torch.Tensor]:
+        keys = self.inner.state
+        return [key for key in keys if isinstance(key, torch.Tensor) and id(key) not in before]
+
+    def undo(self, kept: Container[int] = ()) -> None:
         for parameter in self._made:
-            del self.inner.state[parameter]
+            state = self.inner.state[parameter]
+            if not any(id(local_part(value)) in kept for value in state.values()):
+                del self.inner.state[parameter]
         self._made = []
 
     def entries(self, names: Names) -> list[Entry]:
         self._names = names
         self._has_values = bool(_tensors.optimizer_values(self.target, names))
         entries = _tensors.optimizer_entries(
-            self.name, self.target, names, self._replicated(names)
+            self.name, self.target, names, self._replicated(names), self._marks()
         )
         for g, group in enumerate(self.inner.param_groups):
             for key, value in group.items():
                 if isinstance(value, torch.Tensor):
                     entries.append(_shadow(f"{self.name}.group{g}.{key}", value))
         return entries
+
+    def _marks(self) -> dict[torch.Tensor, str | None]:
+        """Of the modules' parameters, and of its own if all of them are equal on all ranks."""
+        every = [p for group in self.inner.param_groups for p in group["params"]]
+        marks: dict[torch.Tensor, str | None] = dict.fromkeys(every, "") if self._given else {}
+        for module in self.modules:
+            marks.update(dict.fromkeys(module.target.parameters(), module.mark()))
+        return marks
 
     def _replicated(self, names: Names) -> bool:
         if self._given is not None:
@@ -131,10 +160,15 @@ class OptimizerSource(Source):
     def watch(self, watched: Watched) -> None:
         inner = self.inner
         watched.roots += [(inner, "state"), (inner, "param_groups")]
-        watched.dicts.append(inner.state)
+        states = {k: s for k, s in inner.state.items() if isinstance(k, torch.Tensor)}
+        if len(states) == len(inner.state):
+            watched.dicts.append(inner.state)
+        else:  # counters and the like change in each step
+            watched.sized.append(inner.state)
+            watched.slots += [(inner.state, parameter) for parameter in states]
         watched.lists.append(inner.param_groups)
         own_step = type(inner).step.__module__.startswith("torch.optim.")
-        for state in filter(_is_dict, inner.state.values()):
+        for state in filter(_is_dict, states.values()):
             if own_step:
                 watched.steady.append(list(filter(torch.is_tensor, state.values())))
             if all(isinstance(value, torch.Tensor) for value in state.values()):

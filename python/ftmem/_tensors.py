@@ -14,14 +14,14 @@ from torch import nn
 
 from ._abi import REGION_NAME_MAX
 from ._optimizer import (
-    is_partitioned,
     load_optimizer_values,
     materialize,
     optimizer_entries,
     optimizer_values,
+    refuse_local_steps,
     unwrap_optimizer,
 )
-from ._placement import Box, Entry, entry_of, is_row_major, memory_order, refusal
+from ._placement import Box, Entry, entry_of, is_row_major, mark_of, memory_order, refusal
 
 __all__ = [
     "Box",
@@ -30,7 +30,6 @@ __all__ = [
     "checked",
     "digest",
     "extra_states",
-    "is_partitioned",
     "is_replicated",
     "load_extra_states",
     "load_optimizer_values",
@@ -39,11 +38,15 @@ __all__ = [
     "optimizer_entries",
     "optimizer_values",
     "parameter_names",
+    "refuse_local_steps",
+    "replicas_mark",
     "unwrap",
     "unwrap_optimizer",
 ]
 
 _PLAIN = (torch.Tensor, nn.Parameter)
+_CHECKPOINT = "_checkpoint_wrapped_module"
+_EXTRA = "_extra_state"
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -57,22 +60,30 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def is_replicated(module: nn.Module) -> bool:
-    """Whether it is wrapped by DistributedDataParallel: its parameters are equal on all ranks."""
-    layer: nn.Module | None = module
-    while layer is not None:
-        if isinstance(layer, nn.parallel.DistributedDataParallel):
-            return True
-        layer = _wrapped(layer)
-    return False
+    """Whether it is wrapped by DistributedDataParallel: its parameters are equal on all ranks of
+    that one's process group."""
+    return _data_parallel(module) is not None
 
 
-def module_entries(prefix: str, module: nn.Module, replicated: bool) -> list[Entry]:
+def replicas_mark(module: nn.Module) -> str:
+    """For names of the parameters that DistributedDataParallel keeps equal on a part of all ranks
+    only, such as those of a pipeline's stage: "@" and the lowest of the ranks; else ""."""
+    layer = _data_parallel(module)
+    if layer is None:
+        return ""
+    return mark_of(torch.distributed.get_process_group_ranks(layer.process_group))
+
+
+def module_entries(
+    prefix: str, module: nn.Module, replicated: bool, mark: str | None = None
+) -> list[Entry]:
     """Entries of all parameters, and of the buffers that state_dict() has, tied ones by each
     of their names. Wrappers leave no trace in names. Buffers are private unless they are
     DTensors. Parameters that FSDP2 has gathered are resharded first, as by state_dict().
 
-    replicated: plain parameters are equal on all ranks. FtmemError: a module of FSDP1; a tensor
-    that has no shape yet; a DTensor that is no box; parameters that DDP leaves out.
+    replicated: plain parameters are equal on all ranks. mark: as of entry_of(). FtmemError: a
+    module of FSDP1; a tensor that has no shape yet; a DTensor that is no box; parameters that DDP
+    leaves out; what state_dict() has besides parameters, buffers and extra state.
     """
     _reshard(module)
     if replicated:
@@ -81,11 +92,12 @@ def module_entries(prefix: str, module: nn.Module, replicated: bool) -> list[Ent
     for path, layer in _layers(module, prefix):
         for key, parameter in layer._parameters.items():
             if parameter is not None:
-                entries.append(entry_of(f"{path}.{key}", parameter, replicated))
+                entries.append(entry_of(f"{path}.{key}", parameter, replicated, mark=mark))
         transient = getattr(layer, "_non_persistent_buffers_set", ())
         for key, buffer in layer._buffers.items():
             if buffer is not None and key not in transient:
-                entries.append(entry_of(f"{path}.{key}", buffer, False, shadow=True))
+                entries.append(entry_of(f"{path}.{key}", buffer, False, True, mark))
+    _refuse_unknown_state(prefix, module)
     return entries
 
 
@@ -159,12 +171,20 @@ def digest(entries: Iterable[Entry]) -> str:
 _NOT_DENSE = "does not fill one piece of memory: use .contiguous(), or .clone() if it is expanded"
 
 
+def _data_parallel(module: nn.Module) -> Any:
+    """The wrapper that is a DistributedDataParallel, or None."""
+    layer: nn.Module | None = module
+    while layer is not None and not isinstance(layer, nn.parallel.DistributedDataParallel):
+        layer = _wrapped(layer)
+    return layer
+
+
 def _wrapped(module: nn.Module) -> nn.Module | None:
     """What a wrapper wraps; None if it is not one."""
     parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
     if isinstance(module, parallel):
         return module.module
-    for key in ("_orig_mod", "_checkpoint_wrapped_module"):
+    for key in ("_orig_mod", _CHECKPOINT):
         if key in module._modules:
             return module._modules[key]
     return None
@@ -196,6 +216,30 @@ def _with_extra_state(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.
     for path, layer in _layers(module, prefix):
         if type(layer).get_extra_state is not nn.Module.get_extra_state:
             yield path, layer
+
+
+def _refuse_unknown_state(prefix: str, module: nn.Module) -> None:
+    """Refuses what state_dict() has besides parameters, buffers and extra state, by name."""
+    module = unwrap(module)
+    tensors = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    known = {key for key, _ in tensors}
+    known |= {
+        f"{path}.{_EXTRA}" if path else _EXTRA
+        for path, _ in module.named_modules(remove_duplicate=False)
+    }
+    known |= {key.replace(_CHECKPOINT + ".", "") for key in known}
+    held = {id(tensor) for _, tensor in tensors}  # by whatever name
+    for key, value in module.state_dict(keep_vars=True).items():
+        if key not in known and id(value) not in held:
+            raise refusal(
+                f"{prefix}.{key}",
+                "state_dict() has it, but it is neither a parameter, nor a buffer, nor extra "
+                "state: make it one, or leave it out of there and give Guard an object with "
+                "state_dict() and load_state_dict() of its own for it",
+            )
 
 
 def _refuse_ignored(prefix: str, module: nn.Module) -> None:

@@ -20,13 +20,14 @@ class Values:
     """The bytes of a guard's objects, and the region that they lie in.
 
     Attributes:
-        region: None before resize().
+        region: the one that is registered, None before.
+        agreement: with the other ranks.
     """
 
     def __init__(self, sources: Sequence[Source], ranks: int, least_bytes: int) -> None:
         self.region: ObjectRegion | None = None
         self._sources = sources
-        self._agreement = Agreement(ranks)
+        self.agreement = Agreement(ranks)
         self._least_bytes = least_bytes
         self._payload = b""
         self._failure: Exception | None = None
@@ -39,27 +40,29 @@ class Values:
             self._payload = pack(self._sources)
         except Exception as cause:
             self._failure = cause
-        self._agreement.note(len(self._payload))
 
-    def lacks(self) -> int:
-        """Once for each snapshot, after pack(), on all ranks alike: the capacity of the region
-        that is needed, 0 if the present one does. Errors as of torch.distributed."""
-        wanted = self._agreement.turn()
+    def turn(self, stale: bool) -> int | None:
+        """Once for each snapshot, after pack(); stale: this rank must register anew. The capacity
+        of the region with which all ranks register in this snapshot, None if none does: the same
+        on all that can ask each other. Errors as of torch.distributed."""
+        agreed = self.agreement.turn(len(self._payload), stale)
+        if agreed is None:
+            return None
+        wanted, stale = agreed
         if self.region is None:
             # Ranks that cannot ask each other all begin with the same.
-            first = self._agreement.first(len(self._payload))
-            return max(capacity_for(first), self._least_bytes)
-        if self._agreement.alone:
-            wanted = len(self._payload)
-        if wanted > self.region.room:
             return max(capacity_for(wanted), self._least_bytes)
-        return self._least_bytes if self._least_bytes > self.region.capacity else 0
+        present = self.region.capacity
+        capacity = max(present, self._least_bytes)
+        if wanted > self.region.room:
+            capacity = max(capacity, capacity_for(wanted))
+        return capacity if stale or capacity != present else None
 
-    def resize(self, capacity: int) -> ObjectRegion:
-        """The region, of that capacity; a new one unless it has that."""
-        if self.region is None or self.region.capacity != capacity:
-            self.region = ObjectRegion(capacity)
-        return self.region
+    def sized(self, capacity: int) -> ObjectRegion:
+        """The region if it has that capacity, else a new one."""
+        if self.region is not None and self.region.capacity == capacity:
+            return self.region
+        return ObjectRegion(capacity)
 
     def store(self) -> str:
         """Writes the bytes into the region. Returns "", or why they do not fit. Raises what
@@ -71,7 +74,7 @@ class Values:
             return ""
         cure = (
             " until all ranks have more"
-            if self._agreement.possible
+            if self.agreement.possible
             else f"; make the Guard with objects_bytes={capacity_for(len(self._payload))}"
         )
         return (f"what is no tensor takes {len(self._payload)} bytes, {self.region.room} are "

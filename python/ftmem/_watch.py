@@ -69,6 +69,9 @@ class Watch:
         self._in_turn = [_Addresses([*chain.from_iterable(steady[i::turns])]) for i in range(turns)]
         self._always = _Addresses([*in_place.values()])
         self._turn = 0
+        self._holds = True
+        self._names = {id(entry.tensor): entry.name for entry in entries}
+        self._late: list[str] = []
         self._watch_shadows(watched.slots, shadows)
         self.clones = clones
         values = [v for d in watched.dicts for v in d.values()]
@@ -89,9 +92,23 @@ class Watch:
         self._others = list(map(getitem, self._others_in, self._other_keys))
 
     def holds(self) -> bool:
-        """Once for each snapshot: whether all is as it was. The first times all is looked at;
-        later only a part of what is steady: to touch so many objects takes longer than all else."""
+        """Once for each snapshot: whether all is as it was; once it is not it stays so. The first
+        times all is looked at; later only a part of what is steady: to touch so many objects takes
+        longer than all else."""
         self._turn += 1
+        if self._holds and not self._hold_now():
+            self._holds = False
+            if self._turn > FIRST and len(self._in_turn) > 1:
+                self._late = [self._names[id(t)] for part in self._in_turn for t in part.moved()]
+        return self._holds
+
+    def take_late(self) -> tuple[list[str], int]:
+        """Once: names of steady tensors that had moved when holds() first returned False, and how
+        many versions may have been captured since they did."""
+        late, self._late = self._late, []
+        return late, min(self._turn - FIRST, len(self._in_turn)) - 1
+
+    def _hold_now(self) -> bool:
         all_parts, turn = self._in_turn, self._turn % len(self._in_turn)
         parts = all_parts if self._turn <= FIRST else all_parts[turn : turn + 1]
         try:
@@ -131,6 +148,11 @@ class _Addresses:
 
     def hold(self) -> bool:
         return list(map(_data_ptr, self._tensors)) == self._addresses
+
+    def moved(self) -> list[torch.Tensor]:
+        """Those whose memory is elsewhere now."""
+        pairs = zip(self._tensors, self._addresses)
+        return [tensor for tensor, address in pairs if _data_ptr(tensor) != address]
 
 
 def alike(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import operator
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ._library import forked
 from ._registry import Layout, Registry
 from ._sources import mismatch, sources_of
 from ._values import Values, unpack
-from .errors import FtmemError
+from .errors import FtmemError, FtmemWarning
 from .session import Result, Session
 
 OBJECTS = "ftmem.objects"
@@ -34,16 +35,21 @@ class Guard:
 
     Every rank makes one, with the same kinds of objects in the same order, and calls its methods
     at the same steps: __init__, restore(), forget() and close() are collective, and so is the
-    first snapshot() and one after tensors were replaced. From one thread at a time.
+    first snapshot(). From one thread at a time.
 
     Tensors are captured in place, so they must not be written between snapshot() and fence().
     Steps of the optimizers and their and the modules' load_state_dict() call fence() by
-    themselves; what else writes parameters or optimizer state calls it before. Buffers of modules
-    and what a gradient scaler holds are copied by snapshot(), and may be written at any time.
-    Random numbers of Python, NumPy and PyTorch, on all devices, are part of the state.
-    Tensors that are replaced or get other memory are noticed at the next snapshot(); but if an
-    optimizer of torch.optim has many, and single ones of its state get other memory by
-    tensor.data = ..., some snapshots later.
+    themselves; what else writes parameters or optimizer state calls it before, and so does what
+    replays a CUDA graph of an optimizer's step. Buffers of modules and what a gradient scaler
+    holds are copied by snapshot(), and may be written at any time. Random numbers of Python,
+    NumPy and PyTorch, on all devices, are part of the state.
+
+    Tensors that are replaced or get other memory are noticed at the next snapshot(), which
+    registers them; but if an optimizer of torch.optim has many, and single ones of its state get
+    other memory by tensor.data = ..., some snapshots later, and the logger "ftmem" names them.
+    With several ranks replace tensors on all of them in the same step. Ranks then agree through
+    torch.distributed when to register, and up to five versions are skipped; without
+    torch.distributed each one registers at once, and a rank that does so alone waits in vain.
 
     Args:
         objects: modules, optimizers, torch.amp.GradScalers, learning rate schedulers, anything
@@ -55,7 +61,9 @@ class Guard:
             False what is not stored stays as it is, and what is stored besides is left out.
         replicated: whether plain parameters and their optimizer state are equal on all ranks, so
             that each stores a share only; None: those of DistributedDataParallel are. A DTensor
-            says itself what it is a part of.
+            says itself what it is a part of. Where the process group or the mesh is a part of
+            torch.distributed's ranks, as in a pipeline's stage, only these share the tensor, and
+            the job restarts on as many ranks alone; with True all ranks outside have it, too.
         on_error: "warn": a snapshot that fails warns, once for each text, and training goes on.
             "raise": it raises FtmemError.
         objects_bytes: memory for what is no tensor, if not what snapshot() finds fit. It grows
@@ -104,6 +112,7 @@ class Guard:
         self._added_ranks = False
         self._last: tuple[int, Result] | None = None
         self._pending = False
+        self._fenced: set[tuple[int, int]] = set()  # devices and streams, since the snapshot
         self._steps = self._skipped_objects = 0
         self._snapshot_s = self._fence_s = 0.0
         self._handles = _hooks.install(self._sources, self._fence_before_write)
@@ -130,8 +139,11 @@ class Guard:
             self._refuse_others(layout, markers)
         else:
             markers = {}
-            only = {e.name for e in layout.entries if self._session.stored(e.name)[1]}
+            only = self._stored_of(layout, next(iter(self._marks)))
+            if only is not None:
+                layout.keep(only)
         self._take(layout, capacity, markers, only)
+        self._registry.seal(anyway=True)
         self._registry.synchronize()
         self._added_ranks = False
         try:
@@ -141,7 +153,7 @@ class Guard:
         if version is None:
             return 0
         self._registry.load_shadows()
-        payload = self._values.resize(capacity).load()
+        payload = self._values.region.load()
         unpack(payload, self._sources, self._strict, random_too=not self._added_ranks)
         return version
 
@@ -154,15 +166,25 @@ class Guard:
         """Before anything is sealed. Where ranks guard different tensors they cannot ask for
         them together: then ftmem_restore() refuses."""
         for name in markers:
-            try:
-                found = self._session.stored(name)[1]
-            except FtmemError as cause:
-                if cause.code != _abi.EINVAL:
-                    raise
-            else:
-                if not found:
-                    layout.undo()
-                    raise mismatch(differences(self._session, self._dir, layout))
+            if self._stored(name) == 0:
+                layout.undo()
+                raise mismatch(differences(self._session, self._dir, layout))
+
+    def _stored_of(self, layout: Layout, marker: str) -> set[str] | None:
+        """The names of a layout that are stored; None, all of them, where ranks guard different
+        tensors and so cannot ask for them one after the other: ftmem_restore() refuses then."""
+        if self._stored(marker) is None:
+            return None
+        return {name for name in layout.names if self._stored(name) != 0}
+
+    def _stored(self, name: str) -> int | None:
+        """Bytes of a region, None if other ranks ask for others."""
+        try:
+            return self._session.stored(name)[1]
+        except FtmemError as cause:
+            if cause.code != _abi.EINVAL:
+                raise
+            return None
 
     def _private_from(self, name: str, rank: int, _: int, old_ranks: int) -> int:
         """With another number of ranks: what has one element, and objects, are taken to be alike
@@ -187,34 +209,44 @@ class Guard:
         """
         began = time.perf_counter()
         self._enter()
-        step = operator.index(step)
         self._steps += 1
-        self._last = (step, Result.DROPPED)
+        self._last = (0, Result.DROPPED)
+        result = Result.DROPPED
         try:
-            result = self._snapshot(step)
+            result = self._snapshot(operator.index(step))
+            self._last = (step, result)
         except Exception as failure:
             if self._raises:
                 raise
-            self._reporter.failed(failure)
-            result = Result.DROPPED
-        self._last = (step, result)
+            if not isinstance(failure, FtmemWarning):  # a filter made an error of it
+                with suppress(Exception):
+                    self._reporter.failed(failure)
         self._snapshot_s = time.perf_counter() - began
-        if self._reporter.due():
-            self._reporter.progress(self._session.stats())
+        with suppress(Exception):
+            if self._reporter.due():
+                self._reporter.progress(self._session.stats())
         return result
 
     def fence(self) -> None:
         """Before tensors are written again: what is queued from now on on the current streams
         waits until they have been captured; for host memory this call waits. Does nothing if
-        no snapshot was taken since. FtmemError: they may not be written yet."""
+        these streams wait already, or if no snapshot was taken. FtmemError: they may not be
+        written yet."""
         self._enter()
         if not self._pending:
             return
         began = time.perf_counter()
-        for stream in self._registry.streams() or [None]:
+        streams = self._registry.streams()
+        # Other streams may come later, so it stays pending with devices.
+        missing = [s for s in streams if (s.device_index, s.cuda_stream) not in self._fenced]
+        for stream in missing:
             self._session.fence(stream)
-        self._pending = False
-        self._fence_s = time.perf_counter() - began
+            self._fenced.add((stream.device_index, stream.cuda_stream))
+        if not streams:
+            self._session.fence(None)
+            self._pending = False
+        if missing or not streams:
+            self._fence_s = time.perf_counter() - began
 
     def wait(self, timeout_s: float = 60) -> Result:
         """Waits until what the last snapshot() began is committed, OK, or DROPPED. Without one
@@ -245,30 +277,56 @@ class Guard:
         except BaseException:
             self._skip(step)
             raise
-        if complaint:
-            self._skipped_objects += 1
-            self._reporter.warn(complaint)
+        if complaint is not None:
             self._skip(step)
+            if complaint:
+                self._reporter.warn(complaint)
             return Result.DROPPED
+        self._fenced.clear()
         self._pending = True
         result = self._session.snapshot(step, self._registry.joined_stream())
         if result == Result.DROPPED:
             self._reporter.warn(self._session.message())
         return result
 
-    def _fill(self) -> str:
-        """Brings all that is captured by value up to date. Returns "", or why it does not fit."""
+    def _fill(self) -> str | None:
+        """Brings all that is captured by value up to date. Returns None, or why there can be no
+        version: "" if only ranks have not agreed yet to register anew."""
         values = self._values
         values.pack()
-        capacity = values.lacks()
+        current = self._registry.current()
+        self._tell_late()
+        capacity = values.turn(stale=not current)
+        if capacity is not None:
+            if not self._register(capacity):
+                return ""
+            values.pack()  # objects may tell their tensors from the rest otherwise now
+        elif not current:
+            return ""
         self.fence()
-        if capacity or not self._registry.current():
+        complaint = values.store()
+        if complaint:
+            self._skipped_objects += 1
+            return complaint
+        self._registry.save_shadows()
+        return None
+
+    def _register(self, capacity: int) -> bool:
+        """Registers anew what there is, on all ranks if they can ask each other. Returns False if
+        another rank could not: then none seals, and they will agree on another time."""
+        agreement, failure = self._values.agreement, None
+        try:
+            self.fence()
             layout = Layout(self._sources, overwritten=False)
             self._take(layout, capacity, self._markers(layout))
-            values.pack()  # objects may tell their tensors from the rest otherwise now
-        complaint = values.store()
-        self._registry.save_shadows()
-        return complaint
+        except BaseException as caught:
+            failure = caught
+        failed = agreement.any(failure is not None)
+        if failure is not None:
+            raise failure
+        if not failed:
+            self._registry.seal(anyway=agreement.possible)
+        return not failed
 
     def _take(
         self,
@@ -277,11 +335,15 @@ class Guard:
         markers: dict[str, torch.Tensor],
         only: set[str] | None = None,
     ) -> None:
-        """Collective. Registers what there is now; capacity: of the region of objects, 0: as it
-        is."""
-        former = self._values.region
-        region = self._values.resize(capacity or (former.capacity if former else 0))
+        """Registers what there is now, with a region of objects of that capacity."""
+        region = self._values.sized(capacity)
         self._registry.take(layout, {OBJECTS: region.tensor, **markers}, only)
+        self._values.region = region
+
+    def _tell_late(self) -> None:
+        names, versions = self._registry.late()
+        if names and versions > 0:
+            self._reporter.late(names, versions)
 
     def _markers(self, layout: Layout) -> dict[str, torch.Tensor]:
         """Regions whose names tell of all tensors and objects: others do not find them stored."""
@@ -302,10 +364,13 @@ class Guard:
         """The fence of hooks, which raises nothing, and does nothing in forked processes."""
         if not self._pending or os.getpid() != self._pid:
             return
+        if self._fenced and _capturing():
+            return  # nothing is written before the graph is replayed
         try:
             self.fence()
         except FtmemError as failure:
-            self._reporter.failed(failure)
+            with suppress(Exception):
+                self._reporter.failed(failure)
             self._settle()
 
     def _settle(self) -> None:
@@ -314,7 +379,8 @@ class Guard:
             self.wait()
             self._pending = False
         except FtmemError as failure:
-            self._reporter.failed(failure)
+            with suppress(Exception):
+                self._reporter.failed(failure)
 
     # --- end ---
 
@@ -327,6 +393,7 @@ class Guard:
         self._handles = []
         self._pending = False
         self._session.close()
+        self._values.agreement.end()
 
     def __enter__(self) -> Guard:
         return self
@@ -337,3 +404,8 @@ class Guard:
     def _enter(self) -> None:
         if os.getpid() != self._pid:
             raise forked("Guard")
+
+
+def _capturing() -> bool:
+    """Whether what is queued goes into a CUDA graph."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -6,6 +6,8 @@ from __future__ import annotations
 import pickle
 import random
 import struct
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -126,6 +128,17 @@ def test_each_draw_of_python_is_seen() -> None:
         _rng.set(state)
         assert random.choice([random.random, lambda: random.gauss(0.0, 1.0)])() == number
         assert _rng.get() == after != state
+
+
+def test_numpy_is_asked_itself_where_its_memory_does_not_tell(monkeypatch: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+    assert _rng._numpy_draws_show(numpy)
+    assert not _rng._numpy_draws_show(SimpleNamespace(random=SimpleNamespace()))
+    monkeypatch.setattr(_rng, "_object_memory", lambda _: b"")  # not the number in store
+    assert not _rng._numpy_draws_show(numpy)
+    monkeypatch.setattr(_rng, "_numpy_shows", None)
+    test_the_second_of_a_pair_of_normal_numbers_of_numpy_is_not_forgotten()
+    assert _rng._numpy_shows is False
 
 
 def test_other_generators_of_numpy_are_kept() -> None:

@@ -10,6 +10,9 @@ import torch
 from torch import nn, optim
 
 from ftmem import _tensors as T
+from ftmem._registry import Layout
+from ftmem._sources import sources_of
+from ftmem._watch import Watch
 from ftmem.errors import FtmemError
 
 # Each as (class, options); all that torch.optim has, in all ways to compute a step.
@@ -334,6 +337,99 @@ def test_state_that_cannot_be_stored_is_refused_by_name():
     lion.state["shared"] = torch.ones(3)
     with pytest.raises(FtmemError, match="optimizer.state: Lion.*shared"):
         T.optimizer_entries("optimizer", lion, names, False)
+
+
+class Counting(Lion):
+    """Lion that holds values for no parameter."""
+
+    def step(self, closure=None):
+        self.state["steps"] = self.state.get("steps", 0) + 1
+        self.state.setdefault("log", []).append("step")
+        return super().step(closure)
+
+
+def test_values_for_no_parameter_are_found_and_put_back():
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = Counting([parameter])
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    values = T.optimizer_values(optimizer, {})
+    assert values == {("", "steps"): 1, ("", "log"): ["step"], ("group0.0", "step"): 1}
+    other = Counting([nn.Parameter(torch.ones(3))])
+    T.load_optimizer_values(other, {}, values)
+    assert other.state["steps"] == 1 and other.state["log"] == ["step"]
+    optimizer.state["log"] = [torch.ones(1)]
+    with pytest.raises(FtmemError, match="tensors for log"):
+        T.optimizer_values(optimizer, {})
+
+
+def test_making_state_leaves_values_for_no_parameter_as_they_were():
+    parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
+    optimizer = Counting(parameters)
+    T.materialize(optimizer, overwritten=True)
+    assert set(optimizer.state) == set(parameters)
+    parameters[0].grad = torch.ones(3)
+    optimizer.step()
+    del optimizer.state[parameters[1]]
+    log = optimizer.state["log"]
+    T.materialize(optimizer, overwritten=True)
+    assert parameters[1] in optimizer.state
+    assert optimizer.state["steps"] == 1 and optimizer.state["log"] is log == ["step"]
+
+
+def test_counters_for_no_parameter_do_not_ask_for_another_registration():
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = Counting([parameter])
+
+    def step() -> None:
+        parameter.grad = torch.ones(3)
+        optimizer.step()
+
+    step()
+    layout = Layout(sources_of([optimizer], None), overwritten=False)
+    watch = Watch(layout.watched, layout.entries, [], [])
+    step()
+    assert watch.holds()
+    optimizer.state[parameter] = dict(optimizer.state[parameter], average=torch.ones(3))
+    assert not watch.holds()
+
+
+def test_state_of_a_tensor_that_is_in_no_group_is_refused():
+    optimizer = Lion([nn.Parameter(torch.ones(3))])
+    optimizer.state[nn.Parameter(torch.ones(2))]["step"] = 1
+    with pytest.raises(FtmemError, match=r"optimizer.state: Lion.*none.*\(2,\)"):
+        T.optimizer_entries("optimizer", optimizer, {}, False)
+
+
+def test_made_state_of_which_nothing_is_stored_is_taken_back():
+    kept, taken, had = (nn.Parameter(torch.ones(n)) for n in (2, 3, 4))
+    optimizer = Lion([kept, taken, had])
+    had.grad = torch.ones(4)
+    optimizer.step()
+    layout = Layout(sources_of([optimizer], None), overwritten=True)
+    assert len(optimizer.state) == 3
+    layout.keep({e.name for e in layout.entries if "group0.0" in e.name})
+    assert set(optimizer.state) == {kept, had}
+    Watch(layout.watched, layout.entries, [], [])  # what is taken back is not looked for
+
+
+def test_state_is_taken_back_if_that_of_another_parameter_cannot_be_made():
+    first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    optimizer = Lion([first])
+    optimizer.add_param_group({"params": [second], "lr": "wrong"})
+    with pytest.raises(FtmemError, match="Lion: its state cannot be made"):
+        Layout(sources_of([optimizer], None), overwritten=True)
+    assert not optimizer.state
+
+
+def test_optimizers_whose_ranks_step_on_their_own_are_refused():
+    from torch.distributed.optim import PostLocalSGDOptimizer
+
+    inner = optim.SGD([nn.Parameter(torch.ones(3))], lr=0.1)
+    local = PostLocalSGDOptimizer(inner, None)
+    for wrapped in (local, Wrapper(local)):
+        with pytest.raises(FtmemError, match="PostLocalSGDOptimizer.*replicated=False"):
+            sources_of([wrapped], None)
 
 
 class Wrapper(optim.Optimizer):

@@ -161,4 +161,4 @@ def test_a_rank_outside_of_the_mesh_has_no_box(mesh):
 
 def test_boxes_of_four_ranks_hold_what_their_place_says(mpirun):
     output = mpirun(0, "placement.py").stdout
-    assert output.count(": holds") == 9, output
+    assert output.count(": holds") == 11, output

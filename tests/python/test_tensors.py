@@ -225,6 +225,43 @@ def test_modules_without_sizes_yet_are_refused():
         entries_of(nn.LazyLinear(3))
 
 
+class Scaled(nn.Linear):
+    """A layer that writes a value of its own into state_dict()."""
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "scale"] = 1.5
+
+
+class Metric(nn.Module):
+    """State in attributes, added by state_dict() itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = torch.zeros(2)
+
+    def state_dict(self, *args, destination=None, prefix="", keep_vars=False):
+        state = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        state[prefix + "total"] = self.total.clone()
+        return state
+
+
+def test_what_state_dict_has_besides_tensors_and_extra_state_is_refused_by_name():
+    for layer, name in ((Scaled(2, 2), "scale"), (Metric(), "total")):
+        module = nn.Sequential(nn.Linear(2, 2), layer)
+        with pytest.raises(FtmemError, match=rf"model\.1\.{name}: .*state_dict") as caught:
+            entries_of(torch.compile(module))
+        assert caught.value.name == "EINVAL"
+
+
+def test_state_dict_may_name_tensors_otherwise():
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    module.register_state_dict_post_hook(lambda _, state, prefix, __: state.update(
+        {prefix + "other": state.pop(prefix + "0.weight")}
+    ))
+    assert list(entries_of(module))[0] == "model.0.weight"
+
+
 def test_two_tensors_of_one_name_are_refused():
     with pytest.raises(FtmemError, match="a: two tensors"):
         T.checked([entry(torch.zeros(1), "a"), entry(torch.zeros(1), "a")])
@@ -269,6 +306,7 @@ class WithExtra(nn.Linear):
 
 def test_extra_state_of_layers_is_found_and_put_back():
     module = nn.Sequential(nn.Linear(2, 2), WithExtra())
+    assert len(entries_of(torch.compile(module))) == 4
     states = T.extra_states("model", module)
     assert states == {"model.1": {"scale": 1.5}}
     module[1].scale = 0.0

@@ -10,8 +10,10 @@ import os
 import pickle
 import signal
 import sys
+import unittest
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import ftmem
@@ -132,15 +134,49 @@ def a_state_that_moves_late_is_followed_in_a_large_optimizer() -> None:
     loop = Loop(nn.Sequential(*(nn.Linear(3, 3) for _ in range(AT_ONCE))))
     with guarded(loop.model, loop.optimizer) as guard:
         loop.step()
-        for number in range(1, FIRST + 2):
+        for number in range(1, FIRST + 3):
             taken(guard, number)
         for inner in loop.optimizer.state.values():
             inner["exp_avg"].data = inner["exp_avg"].data.clone()
         loop.step()
-        taken(guard, FIRST + 2)
+        with unittest.TestCase().assertLogs("ftmem", "WARNING") as log:
+            taken(guard, FIRST + 3)
+        assert "optimizer.model.0.weight.exp_avg, " in log.output[0]
+        assert "up to 1 versions before" in log.output[0]
         after = loop.state()
         loop.step()
-        assert guard.restore() == FIRST + 2 and loop.state() == after
+        assert guard.restore() == FIRST + 3 and loop.state() == after
+
+
+def each_stream_has_a_fence_of_its_own() -> None:
+    """Though no device is here: two optimizers that step on different streams."""
+    loop = Loop()
+    with guarded(loop.model, loop.optimizer) as guard:
+        taken(guard, 1)
+        stream, fenced = SimpleNamespace(device_index=0, cuda_stream=1), []
+        guard._registry.streams = lambda: [stream]
+        guard._session.fence = lambda of: fenced.append(of.cuda_stream)
+        for stream.cuda_stream in (1, 1, 2, 1, 2):
+            loop.step()
+        assert fenced == [1, 2]
+        del guard._registry.streams, guard._session.fence
+        taken(guard, 2)
+        loop.step()
+        taken(guard, 3)
+
+
+def nothing_reaches_the_loop_though_warnings_are_errors() -> None:
+    values: dict[str, Any] = {}
+    with guarded(values, on_error="warn", log_every_s=0) as guard, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        taken(guard, 1)
+        values["fails"] = lambda: None
+        assert guard.snapshot(2) == ftmem.Result.DROPPED
+        values["fails"] = bytes(1 << 20)
+        guard._session.stats = lambda: 1 / 0
+        assert guard.snapshot("three") == ftmem.Result.DROPPED
+        del guard._session.stats
+        taken(guard, 4)
 
 
 def a_model_without_memory_warns_by_name_and_training_goes_on() -> None:

@@ -17,6 +17,8 @@ from ftmem._agree import EVERY, LATER
 from guard_util import Loop, Net, taken
 from session_util import hear, refused, tell
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 EXPECTED = 11.0
 
@@ -44,6 +46,9 @@ def store(rank: int) -> None:
     ftmem.init_process_group("gloo")
     values_grow_if_one_rank_needs_more(rank)
     a_rank_that_fails_drops_the_version_of_all(rank)
+    a_rank_that_cannot_register_keeps_no_other_waiting(rank)
+    ranks_register_anew_together(rank)
+    empty_shards_are_restored_without_strict(rank)
     ranks_may_guard_different_tensors(rank)
     ctrl_c_ends_a_wait(rank)
     _leave_behind(rank)
@@ -66,6 +71,68 @@ def values_grow_if_one_rank_needs_more(rank: int) -> None:
         assert stats["skipped_objects"] == (EVERY + LATER - 2 if rank == 1 else 0)
         values.clear()
         assert guard.restore() == EVERY + LATER and values == expected
+    restarted: list[int] = []
+    with _guard(restarted, job="grows", on_error="warn") as guard, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first, before = guard.restore(), guard.stats()["objects_bytes"]
+        restarted.extend(range(300_000 if rank == 0 else 0))
+        for step in range(first + 1, first + EVERY + LATER + 1):
+            guard.snapshot(step)
+        assert guard.wait() == ftmem.Result.OK
+        assert guard.stats()["objects_bytes"] > before
+
+
+def a_rank_that_cannot_register_keeps_no_other_waiting(rank: int) -> None:
+    made = ftmem.guard.Layout
+
+    def failing(*args: Any, **options: Any) -> Any:
+        ftmem.guard.Layout = made
+        raise MemoryError("not now")
+
+    with _guard(Net(), job="registers", on_error="warn") as guard:
+        if rank == 1:
+            ftmem.guard.Layout = failing
+            assert "not now" in _last_warning(guard, 1)
+        else:
+            assert guard.snapshot(1) == ftmem.Result.DROPPED
+        assert guard.stats()["held_bytes"] == 0
+        for step in range(2, EVERY + LATER):
+            assert guard.snapshot(step) == ftmem.Result.DROPPED
+        taken(guard, EVERY + LATER)
+
+
+def ranks_register_anew_together(rank: int) -> None:
+    """Though it is one rank alone that must."""
+    net = Net()
+    with _guard(net, job="together") as guard:
+        taken(guard, 1)
+        if rank == 1:
+            net.norm.running_mean = torch.ones(9)
+        for step in range(2, EVERY + LATER):
+            result = guard.snapshot(step)
+            assert (result == ftmem.Result.DROPPED) == (rank == 1)
+        taken(guard, EVERY + LATER)
+        assert guard.stats()["committed"] == 2
+        if rank == 1:
+            net.norm.running_mean.zero_()
+        assert guard.restore() == EVERY + LATER
+        assert len(net.norm.running_mean) == (9 if rank == 1 else 4)
+        assert rank == 0 or bool((net.norm.running_mean == 1).all())
+
+
+def empty_shards_are_restored_without_strict(rank: int) -> None:
+    mesh = init_device_mesh("cpu", (2,))
+    full = [torch.ones(1, 3), torch.arange(12.0).reshape(4, 3)]
+    shards = [distribute_tensor(tensor, mesh, [Shard(0)]) for tensor in full]
+    model = nn.ParameterList(map(nn.Parameter, shards))
+    with _guard(model, job="empty") as guard:
+        taken(guard, 1)
+    with _guard(model, job="empty", strict=False) as guard:
+        for shard in model:
+            shard.to_local().data.fill_(7.0)
+        assert guard.restore() == 1
+        for shard, tensor in zip(model, full):
+            assert torch.equal(shard.full_tensor(), tensor)
 
 
 def a_rank_that_fails_drops_the_version_of_all(rank: int) -> None:
@@ -89,6 +156,9 @@ def ranks_may_guard_different_tensors(rank: int) -> None:
         state = loop.state()
         loop.step()
     with _guard(loop.model, loop.optimizer, job="parts") as guard:
+        assert guard.restore() == 1 and loop.state() == state
+        loop.step()
+    with _guard(loop.model, loop.optimizer, job="parts", strict=False) as guard:
         assert guard.restore() == 1 and loop.state() == state
     other = Net() if rank == 1 else loop.model
     with _guard(other, loop.optimizer, job="parts") as guard:

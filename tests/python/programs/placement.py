@@ -20,6 +20,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 
 from ftmem import _tensors as T
+from ftmem._registry import Layout
+from ftmem._sources import sources_of
 from ftmem.errors import FtmemError
 
 RANKS = 4
@@ -42,12 +44,15 @@ class Net(nn.Module):
         return self.odd(x).sum() * self.one.sum()
 
 
-def entries_of(model: nn.Module, *optimizers: optim.Optimizer) -> list[T.Entry]:
+def entries_of(
+    model: nn.Module, *optimizers: optim.Optimizer, mark: str | None = None
+) -> list[T.Entry]:
     replicated = T.is_replicated(model)
     names = T.parameter_names("model", model)
-    found = T.module_entries("model", model, replicated)
+    found = T.module_entries("model", model, replicated, mark)
+    marks = dict.fromkeys(model.parameters(), mark)
     for optimizer in optimizers:
-        found += T.optimizer_entries("optimizer", optimizer, names, replicated)
+        found += T.optimizer_entries("optimizer", optimizer, names, replicated, marks)
     return found
 
 
@@ -57,7 +62,9 @@ def of_box(box: T.Box, whole: torch.Tensor) -> torch.Tensor:
     return whole
 
 
-def check_boxes(model: nn.Module, optimizer: optim.Optimizer) -> None:
+def check_boxes(
+    model: nn.Module, optimizer: optim.Optimizer, mark: str | None = None
+) -> None:
     """Each box holds what the whole model has there, and all ranks' boxes cover it."""
     whole = {f"model.{k}": v for k, v in Net().named_parameters()}
     names = T.parameter_names("model", model)
@@ -65,7 +72,7 @@ def check_boxes(model: nn.Module, optimizer: optim.Optimizer) -> None:
         if optimizer.state.get(parameter):
             optimizer.state[parameter]["exp_avg"].copy_(parameter.detach() * 2)
             whole[f"optimizer.{name}.exp_avg"] = whole[name] * 2
-    checked = T.checked(entries_of(model, optimizer))
+    checked = T.checked(entries_of(model, optimizer, mark=mark))
     boxes = [(e.name, e.box) for e in checked if e.box is not None]
     for e in checked:
         assert not isinstance(e.tensor, DTensor) and e.tensor.numel() > 0
@@ -81,12 +88,15 @@ def check_boxes(model: nn.Module, optimizer: optim.Optimizer) -> None:
     assert all(bool(c.all()) for c in covered.values())
 
 
-def check_digest(model: nn.Module, optimizer: optim.Optimizer) -> None:
+def check_digest(
+    model: nn.Module, optimizer: optim.Optimizer, mark: str | None = None
+) -> None:
     """It is that of the same model on one rank."""
     alone = Net()
     other = optim.Adam(alone.parameters())
     T.materialize(other)
-    assert T.digest(entries_of(model, optimizer)) == T.digest(entries_of(alone, other))
+    found = entries_of(model, optimizer, mark=mark)
+    assert T.digest(found) == T.digest(entries_of(alone, other))
 
 
 def shard_all(model: nn.Module, **options: object) -> nn.Module:
@@ -141,8 +151,10 @@ def tensor_parallel_and_fsdp2(rank: int) -> None:
     assert type(strided).__name__ == "_StridedShard", strided
     optimizer = optim.Adam(model.parameters())
     T.materialize(optimizer)
-    check_boxes(model, optimizer)
-    check_digest(model, optimizer)
+    # What is not parallel is sharded by "dp" alone: nobody tells if ranks of "tp" have the same.
+    assert any(e.name == f"model.one@{rank % 2}" for e in entries_of(model))
+    check_boxes(model, optimizer, mark="")
+    check_digest(model, optimizer, mark="")
 
 
 def training_is_the_same(rank: int) -> None:
@@ -199,6 +211,46 @@ def ddp(rank: int) -> None:
     assert found["model.up.weight"].box is not None
 
 
+def stages(rank: int) -> None:
+    """Two stages of two ranks each: what they have of equal names is not the same."""
+    groups = [dist.new_group(ranks) for ranks in ([0, 2], [1, 3])]
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "stage"))
+    mark = f"@{rank % 2}"
+    ddp = DistributedDataParallel(Net(), process_group=groups[rank % 2])
+    for model, replicated in ((ddp, True), (shard_all(Net(), mesh=mesh["data"]), False)):
+        optimizer = optim.Adam(model.parameters())
+        T.materialize(optimizer)
+        for given in (None, True):
+            found = collected(given, torch.compile(model), optimizer)
+            boxed = [e for e in found if e.box is not None]
+            assert len(boxed) > len(list(model.parameters()))
+            assert all(e.name.endswith(mark) == (given is None) for e in boxed)
+            assert not any("@" in e.name for e in found if e.box is None)
+        names = [e.name for e in collected(None, model, optimizer)]
+        assert f"model.up.weight{mark}" in names
+        assert f"optimizer.model.up.weight.exp_avg{mark}" in names
+    assert not any("@" in e.name for e in collected(None, DistributedDataParallel(Net())))
+
+
+def collected(replicated: bool | None, *objects: object) -> list[T.Entry]:
+    return Layout(sources_of(objects, replicated), overwritten=True).entries
+
+
+def zero_inside_of_a_wrapper(rank: int) -> None:
+    model = DistributedDataParallel(Net())
+    zero = ZeroRedundancyOptimizer(model.parameters(), optim.Adam)
+    wrapper = Wrapper.__new__(Wrapper)
+    wrapper.optimizer = zero
+    wrapper.param_groups, wrapper.state = zero.param_groups, zero.state
+    found = collected(None, model, wrapper)
+    held = [e for e in found if e.name.startswith("optimizer.")]
+    assert held and all(e.box is None for e in held)
+
+
+class Wrapper(optim.Optimizer):
+    """As frameworks have them."""
+
+
 def ignored_by_ddp(rank: int) -> None:
     inner = Net()
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(inner, ["odd.weight"])
@@ -238,7 +290,7 @@ def uneven_shards(rank: int) -> None:
 
 CHECKS: list[Callable[[int], None]] = [
     fsdp2, hybrid, shard_by_columns, tensor_parallel_and_fsdp2, training_is_the_same, ddp,
-    ignored_by_ddp, fsdp1_is_refused, uneven_shards,
+    stages, zero_inside_of_a_wrapper, ignored_by_ddp, fsdp1_is_refused, uneven_shards,
 ]
 
 
