@@ -223,8 +223,10 @@ class Job:
         return max(self.all_committed(), default=0)
 
     def restored(self):
-        """What the ranks restored in the last run: a set of versions; "fresh"."""
-        words = [lines[0].split()[1] for lines in self.lines(f"result.{self.runs}.*").values()]
+        """What the ranks restored in the last run: a set of versions; "fresh". A rank that was
+        killed while it wrote this down has not said it."""
+        words = [lines[0].split()[1] for lines in self.lines(f"result.{self.runs}.*").values()
+                 if lines]
         return {word if word == "fresh" else int(word) for word in words}, len(words)
 
     def fired(self):
