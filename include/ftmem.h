@@ -363,6 +363,21 @@ FTMEM_API int ftmem_fence(struct ftmem *ft, void *stream);
  */
 FTMEM_API int ftmem_wait(struct ftmem *ft, uint64_t version, uint32_t timeout_ms);
 
+/*
+ * Collective, after ftmem_seal(). Waits for versions under way, then verifies all that the
+ * ranks hold of the newest committed version, and mends from parity what is damaged, in place:
+ * blocks of data and parity, checksums, headers. Regions are neither read nor written, and
+ * snapshots go on after it. *blocks, which may be NULL: blocks mended on all ranks, 0: nothing
+ * was wrong. Not needed before a restart, as ftmem_restore() mends, too; nor before the next
+ * ftmem_snapshot(): once it commits, its version takes the place of what was damaged.
+ * FRESH: nothing is stored. ECORRUPT: more is damaged than parity covers. What is damaged then
+ * stays as it is; the next version that commits takes its place.
+ * EINVAL: stored versions were neither restored nor forgotten; the newest version is of an
+ * earlier layout, whose place the next version takes that commits.
+ * EINVAL, ENOMEM, ESYS, ENET, ESMP, ETIMEOUT, ECORRUPT.
+ */
+FTMEM_API int ftmem_repair(struct ftmem *ft, uint64_t *blocks);
+
 /* Collective. Erases every stored version of the job. ENET, ESMP, ETIMEOUT. */
 FTMEM_API int ftmem_forget(struct ftmem *ft);
 

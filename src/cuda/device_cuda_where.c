@@ -85,7 +85,7 @@ static int check_range(const struct driver *cu, const struct place *first, const
                        uint64_t bytes)
 {
 	uint64_t before = cuda_address(addr) - first->start;
-	const uint8_t *end = (const uint8_t *)addr + bytes - 1;
+	const uint8_t *end = (const uint8_t *)addr + (bytes - 1);
 	struct place last;
 	int rc;
 

@@ -77,6 +77,9 @@ int smp_attach(struct smp_client *c, uint64_t epoch, uint32_t rank, bool lease, 
 int smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd);
 int smp_release(struct smp_client *c, uint64_t epoch, uint32_t rank);
 int smp_drop(struct smp_client *c, uint64_t epoch, uint32_t rank);
+/* Lets the SMP check the arena's slots anew before all others; does not wait for the
+ * result. EINVAL: no such arena. */
+int smp_scrub_again(struct smp_client *c, uint64_t epoch, uint32_t rank);
 /* Frees all arenas of epochs below epoch. */
 int smp_retire(struct smp_client *c, uint64_t epoch);
 /* Frees all arenas of the job on this node. */

@@ -10,6 +10,8 @@
  *   <folder>/digest.<run>.<version>.<rank>   written before the snapshot is asked for
  *   <folder>/committed.<rank>                a line "version run", once it is known
  *   <folder>/result.<run>.<rank>             "restored VERSION" or "restored fresh"
+ *   <folder>/failed.<run>.<rank>             with --farewell, when the library failed: what
+ *                                            it said, then "closed" after ftmem_close()
  *   <folder>/wrong                           what must never be (status 4 or 6)
  *
  * Exit status: 0 all done, 2 usage, 3 the library failed, 4 wrong state, 5 too much is
@@ -45,9 +47,9 @@ struct head {
 struct trainer {
 	const char *folder, *job, *hold;
 	char *nodes, *node[RANKS_MAX];
-	uint32_t parity, timeout_ms, step_ms;
+	uint32_t parity, timeout_ms, wait_ms, step_ms;
 	uint64_t run, steps, grow, bytes;
-	bool async;
+	bool async, farewell;
 	int rank, ranks;
 	struct ftmem *ft;
 	struct head head;
@@ -80,8 +82,25 @@ static void quit(const struct trainer *t, enum status status, const char *fmt, .
 	_exit((int)status);
 }
 
+/* Closing must come to its end, too, while peers are out of reach. */
+static void say_farewell(const struct trainer *t, int rc, const char *what)
+{
+	char file[64], line[1200];
+	uint64_t begin;
+
+	snprintf(file, sizeof(file), "failed.%" PRIu64 ".%d", t->run, t->rank);
+	snprintf(line, sizeof(line), "%s: %s: %s", what, ftmem_strerror(rc), ftmem_errmsg());
+	append(t, file, line);
+	begin = clock_ns();
+	ftmem_close(t->ft);
+	snprintf(line, sizeof(line), "closed in %" PRIu64 " ms", (clock_ns() - begin) / 1000000u);
+	append(t, file, line);
+}
+
 static int check(const struct trainer *t, int rc, const char *what)
 {
+	if (rc < 0 && t->farewell)
+		say_farewell(t, rc, what);
 	if (rc < 0)
 		quit(t, rc == FTMEM_ELOST ? LOST : FAILED, "%s: %s: %s", what, ftmem_strerror(rc),
 		     ftmem_errmsg());
@@ -410,7 +429,7 @@ static void train(struct trainer *t)
 		if (t->step_ms)
 			clock_sleep((uint64_t)t->step_ms * 1000000u);
 		for (uint64_t w = t->async ? v - 1 : v; w >= first && w <= v; w++) {
-			rc = ftmem_wait(t->ft, w, t->async ? 0 : t->timeout_ms);
+			rc = ftmem_wait(t->ft, w, t->async ? 0 : t->wait_ms);
 			if (rc == 0)
 				note_committed(t, w);
 			else if (rc != FTMEM_ETIMEOUT || !t->async)
@@ -418,7 +437,7 @@ static void train(struct trainer *t)
 		}
 	}
 	if (last >= first)
-		check(t, ftmem_wait(t->ft, last, t->timeout_ms), "ftmem_wait");
+		check(t, ftmem_wait(t->ft, last, t->wait_ms), "ftmem_wait");
 	/* Also those that were committed when nobody looked any more. */
 	for (uint64_t w = t->noted < first ? first : t->noted + 1; w <= last; w++)
 		if (ftmem_wait(t->ft, w, 0) == 0)
@@ -473,6 +492,8 @@ static void parse(struct trainer *t, int argc, char **argv)
 		{"async", no_argument, NULL, 'a'},
 		{"hold", required_argument, NULL, 'h'},
 		{"step-ms", required_argument, NULL, 'w'},
+		{"wait-ms", required_argument, NULL, 'v'},
+		{"farewell", no_argument, NULL, 'e'},
 		{NULL, 0, NULL, 0},
 	};
 	int c, count = 0;
@@ -484,6 +505,7 @@ static void parse(struct trainer *t, int argc, char **argv)
 		case 'h': t->hold = optarg; break;
 		case 'n': t->nodes = optarg; break;
 		case 'a': t->async = true; break;
+		case 'e': t->farewell = true; break;
 		case 'r': t->run = strtoull(optarg, NULL, 10); break;
 		case 's': t->steps = strtoull(optarg, NULL, 10); break;
 		case 'g': t->grow = strtoull(optarg, NULL, 10); break;
@@ -491,9 +513,12 @@ static void parse(struct trainer *t, int argc, char **argv)
 		case 'p': t->parity = (uint32_t)strtoul(optarg, NULL, 10); break;
 		case 't': t->timeout_ms = (uint32_t)strtoul(optarg, NULL, 10); break;
 		case 'w': t->step_ms = (uint32_t)strtoul(optarg, NULL, 10); break;
+		case 'v': t->wait_ms = (uint32_t)strtoul(optarg, NULL, 10); break;
 		default: quit(t, USAGE, "unknown option");
 		}
 	}
+	if (t->wait_ms == 0)
+		t->wait_ms = t->timeout_ms;
 	for (char *rest = t->nodes, *one; rest && (one = strtok_r(rest, ",", &rest)); count++)
 		if (count < RANKS_MAX)
 			t->node[count] = one;
