@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# How tests are declared. Labels: unit, sim, mpi, cuda, e2e, install,
-# python, lint.
+# How tests are declared. Labels: unit, sim, model, mpi, cuda, e2e, install, python, lint,
+# fuzz; large besides: only `scripts/test.sh --full` runs it.
 
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 
@@ -23,6 +23,13 @@ function(ftmem_test_properties name label)
   set_tests_properties(${name} PROPERTIES
     LABELS ${label} TIMEOUT ${FTMEM_TEST_TIMEOUT} SKIP_RETURN_CODE 77
     ENVIRONMENT "${FTMEM_TEST_ENVIRONMENT}")
+endfunction()
+
+# Tests of this folder that take long and run the code of others.
+function(ftmem_large_tests)
+  foreach(name ${ARGN})
+    set_property(TEST ${name} APPEND PROPERTY LABELS large)
+  endforeach()
 endfunction()
 
 # A program of tests/<folder>/test_<name>.c and what it is linked with:

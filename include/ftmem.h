@@ -66,6 +66,8 @@ enum ftmem_busy_rule {
 	FTMEM_BUSY_WAIT = 2, /* waits on the host until the slot is free, at most timeout_ms,
 	                        then BUSY */
 };
+/* For ftmem_opts.scrub_mib_s: nothing is read. */
+#define FTMEM_SCRUB_OFF UINT32_MAX
 /* Returned by ftmem_opts.private_from: the region stays as it is. */
 #define FTMEM_NO_RANK UINT32_MAX
 
@@ -148,6 +150,13 @@ struct ftmem_opts {
 	 */
 	uint64_t device_staging;
 	uint32_t when_busy;      /* enum ftmem_busy_rule, default FTMEM_BUSY_SKIP */
+	/*
+	 * MiB/s at which ftmem-smp reads what it holds to find damaged memory, up to 2^20, or
+	 * FTMEM_SCRUB_OFF; default: as ftmem-smp was started, else 64. Each snapshot that
+	 * stays is read once in 10 minutes at most. Of ranks on one node the one that connects
+	 * last counts.
+	 */
+	uint32_t scrub_mib_s;
 };
 #define FTMEM_OPTS_INIT { .size = sizeof(struct ftmem_opts) }
 
@@ -215,6 +224,9 @@ struct ftmem_stats {
 	double device_copy_s;    /* of the last snapshot: from the first byte to leave a device
 	                            to the last to reach the host, of the slowest device */
 	double device_copy_rate; /* device_bytes over that, bytes/s */
+	uint64_t damaged_blocks; /* of this rank's memory, as ftmem-smp found them last; a damaged
+	                            header or table of checksums counts as one. 0 after they were
+	                            mended or written anew */
 };
 #define FTMEM_STATS_INIT { .size = sizeof(struct ftmem_stats) }
 

@@ -25,7 +25,8 @@ Nothing is left when it ends, however it ends: no process, no namespace, no inte
   --slots S     ranks on each, 1 to 64 (1)
   --rate R      bandwidth of each host's link, each way: a whole number and kbit, mbit or
                 gbit, such as 10gbit
-  --delay D     delay of each host's link, each way, as tc has it: 100us, 1ms
+  --delay D     delay of each host's link, each way, as tc has it: 100us, 1ms. Where the
+                kernel cannot (netem), a program does: right, but not fast
   --mtu N       bytes of a packet, 576 to 65535 (65535: this machine does in software what
                 network cards do in hardware; with small packets that is what is measured)
   --name NAME   hosts are NAME0, NAME1, ... (node)
@@ -78,14 +79,46 @@ END
 	chmod 755 "$NETNS_AGENT"
 }
 
+# A kernel without netem cannot delay packets: a program does, whose interfaces take no
+# larger ones.
+choose_delay()
+{
+	if tc -n switch qdisc add dev lo root netem delay 1ms 2>/dev/null; then
+		netem=yes
+		tc -n switch qdisc delete dev lo root
+	elif ((mtu > 65521)); then
+		mtu=65521
+	fi
+}
+
+seconds_of() # TIME as tc has it
+{
+	case $1 in
+	*us) echo "${1%us}e-6" ;;
+	*) echo "${1%ms}e-3" ;;
+	esac
+}
+
+join_host() # NUMBER: a cable from the switch to the host
+{
+	if [ -n "$delay" ] && [ -z "$netem" ]; then
+		"$link" "$(seconds_of "$delay")" "$mtu" switch "port$1" "$name$1" eth0 ||
+			cannot "no --delay: neither has the kernel netem, nor does $link work"
+	else
+		ip -n switch link add "port$1" mtu "$mtu" type veth \
+			peer name eth0 mtu "$mtu" netns "$name$1"
+	fi
+	shape switch "port$1"
+	shape "$name$1" eth0
+}
+
 shape() # NAMESPACE INTERFACE: what leaves it
 {
 	local place=(root)
 
-	if [ -n "$delay" ]; then
+	if [ -n "$delay" ] && [ -n "$netem" ]; then
 		tc -n "$1" qdisc add dev "$2" "${place[@]}" handle 1: netem \
-			delay "$delay" limit 100000 ||
-			cannot "tc refuses --delay $delay (a kernel without netem does)"
+			delay "$delay" limit 100000 || cannot "tc refuses --delay $delay"
 		place=(parent 1:1)
 	fi
 	[ -n "$rate" ] || return 0
@@ -101,6 +134,7 @@ make_hosts()
 	mount -t tmpfs -o mode=755 tmpfs "$netns"
 	ip netns add switch
 	ip -n switch link set lo up
+	[ -z "$delay" ] || choose_delay
 	ip -n switch link add eth0 type bridge
 	ip -n switch addr add 198.18.0.1/16 dev eth0
 	ip -n switch link set eth0 up
@@ -109,14 +143,11 @@ make_hosts()
 		host=$name$i
 		names+=("$host")
 		ip netns add "$host"
-		ip -n switch link add "port$i" mtu "$mtu" type veth \
-			peer name eth0 mtu "$mtu" netns "$host"
+		join_host "$i"
 		ip -n switch link set "port$i" master eth0 up
 		ip -n "$host" addr add "198.18.1.$((i + 1))/16" dev eth0
 		ip -n "$host" link set eth0 up
 		ip -n "$host" link set lo up
-		shape switch "port$i"
-		shape "$host" eth0
 		echo "198.18.1.$((i + 1)) $host" >>"$dir/hosts"
 		echo "$host slots=$slots" >>"$dir/hostfile"
 	done
@@ -181,7 +212,8 @@ inside() # COMMAND...
 
 # --- arguments ---
 
-hosts=4 slots=1 rate="" delay="" mtu=65535 name=node command=""
+hosts=4 slots=1 rate="" delay="" netem="" mtu=65535 name=node command=""
+link=$(dirname "${BASH_SOURCE[0]}")/netns_link.py
 dir="" names=() child="" stopped=""
 given=("$@")
 if [ "${1:-}" = --inside ]; then

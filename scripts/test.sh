@@ -9,14 +9,16 @@ usage()
 	cat <<'END'
 usage: scripts/test.sh [OPTION...] [-- CTEST ARGUMENT...]
 
-Without options: all tests in the dev build, then unit, sim and mpi tests under the address
-sanitizer, unit and mpi tests under that of threads.
+Without options, what CI runs: all tests but the large ones in the dev build; unit, sim and mpi
+tests under the sanitizers of addresses and undefined behaviour (compiled by clang where there is
+one), unit and mpi tests under that of threads; unit tests under valgrind; the fuzzers, a minute
+each; clang-tidy and cppcheck.
 
   --quick   dev build only, without the mpi, e2e, install and python tests
-  --full    also builds with clang, without ISA-L and without CUDA, and runs clang-tidy where
-            there is one
-  --dev, --asan, --tsan
-            only these builds
+  --full    the large tests too, in all builds: the whole crash matrix, 20 minutes of soak, ten of
+            each fuzzer; also builds without ISA-L and without CUDA. Takes hours
+  --dev, --asan, --tsan, --valgrind, --fuzz, --analyze
+            only these
   -h, --help
 
 Tests of the PyTorch binding run in build/venv, into which PyTorch is installed, or with the
@@ -30,22 +32,23 @@ END
 # shellcheck source=scripts/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-builds="" quick="" full=""
+parts="" quick="" full=""
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) quick=yes ;;
 	--full) full=yes ;;
-	--dev | --asan | --tsan) builds="$builds ${1#--}" ;;
+	--dev | --asan | --tsan | --valgrind | --fuzz | --analyze) parts="$parts ${1#--}" ;;
 	-h | --help) usage; exit 0 ;;
 	--) shift; break ;;
 	*) echo "unknown option: $1" >&2; usage >&2; exit 2 ;;
 	esac
 	shift
 done
-if [ -z "$builds" ]; then
-	builds=dev
-	[ -n "$quick" ] || builds="dev asan tsan"
+if [ -z "$parts" ]; then
+	parts=dev
+	[ -n "$quick" ] || parts="dev asan tsan valgrind fuzz analyze"
 fi
+[ -z "$full" ] || export FTMEM_TEST_FULL=1
 
 ftmem_setup test
 cd "$ftmem_root"
@@ -74,9 +77,13 @@ step()
 run_tests()
 {
 	local preset=$1
+
 	shift
+	[ "$preset" != asan ] || ! command -v clang >/dev/null || local -x CC=clang
 	ftmem_build "$preset" || return 1
-	ctest --test-dir "build/$preset" -j "$ftmem_jobs" --output-on-failure --no-tests=error "$@"
+	# Much of what tests take is waiting: more at a time than there are processors.
+	ctest --test-dir "build/$preset" -j "$((2 * ftmem_jobs))" --output-on-failure \
+		--no-tests=error "$@"
 }
 
 no_smp_left()
@@ -87,16 +94,6 @@ no_smp_left()
 	[ -z "$left" ] && return 0
 	echo "left running by the tests:"
 	echo "$left"
-	return 1
-}
-
-with_clang()
-{
-	command -v clang >/dev/null || { echo "no clang: not built with it"; return 0; }
-	cmake --preset dev -B build/clang -DCMAKE_C_COMPILER=clang >build/clang.log 2>&1 &&
-		cmake --build build/clang -j "$ftmem_jobs" >>build/clang.log 2>&1 &&
-		return 0
-	cat build/clang.log
 	return 1
 }
 
@@ -112,15 +109,33 @@ without() # OPTION FOLDER
 	return 1
 }
 
-tidy()
+# Leaks are left to the sanitizers, which know what is kept for MPI on purpose.
+memcheck() # TEST
 {
-	command -v clang-tidy >/dev/null || { echo "no clang-tidy: not run"; return 0; }
-	find src -name '*.c' | sort | xargs -P "$ftmem_jobs" -I FILE sh -c '
-		case $1 in
-		*/error.c | */session.c) hint= ;;
-		*) hint=--extra-arg=-include$PWD/tests/util/analyze.h ;;
-		esac
-		clang-tidy -p build/dev --quiet $hint "$1" 2>/dev/null' sh FILE
+	local status=0
+
+	valgrind -q --error-exitcode=99 --leak-check=no --suppressions=tests/util/valgrind.supp \
+		--trace-children=no "$1" >"$1.valgrind" 2>&1 || status=$?
+	case $status in
+	0) echo "ok       ${1##*/}"; rm "$1.valgrind" ;;
+	77) echo "SKIPPED  ${1##*/}" ;;
+	*) cat "$1.valgrind"; echo "FAILED   ${1##*/}"; return 1 ;;
+	esac
+}
+
+# Without --full not those that take longer than a few seconds in it.
+run_memcheck()
+{
+	local slow="" preset=dev
+
+	command -v valgrind >/dev/null || { echo "no valgrind: NOT RUN"; return 1; }
+	ftmem_build "$preset" || return 1
+	[ -n "$full" ] || slow=$slow_in_valgrind
+	export -f memcheck
+	find "build/$preset/tests/unit" -maxdepth 1 -type f -name 'test_*' -executable |
+		grep -vE "/test_($slow)$" | sort |
+		FTMEM_TEST_QUICK=1 FTMEM_SMP=$PWD/build/$preset/bin/ftmem-smp \
+			xargs -P "$ftmem_jobs" -I TEST bash -c 'memcheck TEST'
 }
 
 without_python=""
@@ -132,27 +147,31 @@ python_environment()
 	[ -z "${FTMEM_REQUIRE_PYTHON:-}" ]
 }
 
-if [ -z "$quick" ] && [[ " $builds " = *" dev "* ]]; then
+if [ -z "$quick" ] && [[ " $parts " = *" dev "* ]]; then
 	step "looking for PyTorch" python_environment
 fi
-for build in $builds; do
-	labels=()
-	[ -n "$quick" ] && labels=(-LE '^(mpi|e2e|install|python)$')
-	# Large jobs run the same code as small ones; simulations have one thread, and so have these.
-	large='^mpi\.loss\.[0-9][0-9][0-9][0-9]|^sim\.elastic_scale$'
-	single='^unit\.(match_cells|plan_unwanted|rebuild|rebuild_faults|route|train_gpt)$'
-	[ "$build" = asan ] && labels=(-L '^(unit|sim|mpi)$' -E "$large")
-	[ "$build" = tsan ] && labels=(-L '^(unit|mpi)$' -E "$large|$single")
-	step "$build" run_tests "$build" "${labels[@]}" "$@"
+few=() fuzz_s=60
+[ -z "$full" ] || fuzz_s=600
+[ -n "$full" ] || few=(-LE '^large$')
+for part in $parts; do
+	case $part in
+	dev)
+		[ -z "$quick" ] || few=(-LE '^(mpi|e2e|install|python|large)$')
+		step dev run_tests dev "${few[@]}" "$@"
+		;;
+	asan) step asan run_tests asan -L '^(unit|sim|mpi)$' "${few[@]}" "$@" ;;
+	tsan) step tsan run_tests tsan -L '^(unit|mpi)$' "${few[@]}" "$@" ;;
+	valgrind) step valgrind run_memcheck ;;
+	fuzz) step fuzz tests/fuzz/run.sh --seconds "$fuzz_s" ;;
+	analyze) step analyze scripts/analyze.sh ;;
+	esac
 done
 if [ -n "$full" ]; then
-	step "clang" with_clang
 	step "without ISA-L" without FTMEM_WITH_ISAL plain
 	step "without CUDA" without FTMEM_WITH_CUDA no-cuda
-	step "clang-tidy" tidy
 fi
 step "no ftmem-smp left" no_smp_left
 
 echo
-echo "builds: $builds; $SECONDS s$summary$without_python"
+echo "$SECONDS s in all:$summary$without_python"
 [ -z "$failed" ]

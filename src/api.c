@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "error.h"
+#include "repair.h"
 #include "session.h"
 #include "world.h"
 
@@ -199,6 +200,13 @@ int ftmem_wait(struct ftmem *ft, uint64_t version, uint32_t timeout_ms)
 	return rc < 0 ? rc : progress_wait(ft->progress, version, clock_deadline(timeout_ms));
 }
 
+int ftmem_repair(struct ftmem *ft, uint64_t *blocks)
+{
+	int rc = check_running(ft, "ftmem_repair");
+
+	return rc < 0 ? rc : session_repair(ft, blocks);
+}
+
 int ftmem_forget(struct ftmem *ft)
 {
 	int rc = check_handle(ft);
@@ -259,6 +267,7 @@ static void fill_stats(struct ftmem *ft, struct ftmem_stats *s)
 	s->repaired_blocks = figures.repaired_blocks;
 	s->rebuild_s = figures.rebuild_s;
 	s->restore_s = figures.restore_s;
+	s->damaged_blocks = atomic_load_explicit(&ft->keeper.damaged, memory_order_relaxed);
 	s->waited = p.waited;
 	s->wait_s = p.wait_s;
 	s->fence_s = (double)atomic_load_explicit(&ft->fence_ns, memory_order_relaxed) * 1e-9;

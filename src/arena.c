@@ -13,7 +13,7 @@
 #include "slot.h"
 
 #define RECORD_HEAD 16u /* id, n, m, block_bytes */
-#define RECORD_MAX  (RECORD_HEAD + RAIL_MAX * 12u)
+#define RECORD_MAX  (ARENA_RAILS_BYTES_MAX / ARENA_RAILS_MAX)
 
 static uint64_t record_bytes(const struct rail *r)
 {
@@ -271,13 +271,42 @@ int arena_create(int fd, const struct arena_spec *spec, struct arena **out)
 	find_slots(a);
 	slot_set_empty(&a->slot[0]);
 	slot_set_empty(&a->slot[1]);
-	atomic_thread_fence(memory_order_release);
-	memcpy(a->base, &h, sizeof(h));
+	/* The magic number comes last: without it nothing of the header counts. */
+	memcpy(a->base + sizeof(h.magic), (const uint8_t *)&h + sizeof(h.magic),
+	       sizeof(h) - sizeof(h.magic));
+	atomic_store_explicit((_Atomic uint64_t *)(void *)a->base, h.magic, memory_order_release);
 	*out = a;
 	return 0;
 fail:
 	arena_free(a);
 	return rc;
+}
+
+static bool part_is_good(const struct arena *a, uint64_t offset, uint64_t bytes, uint32_t sum)
+{
+	return checksum(a->base + offset, bytes) == sum;
+}
+
+uint32_t arena_mend(struct arena *a)
+{
+	const struct arena_header *h = a->header;
+	uint8_t *at = a->base + h->rails_offset;
+	uint32_t mended = 0;
+
+	if (!part_is_good(a, h->map_offset, h->map_bytes, h->map_sum)) {
+		map_blob_write(a->map, a->base + h->map_offset);
+		mended++;
+	}
+	if (!part_is_good(a, h->rails_offset, h->rails_bytes, h->rails_sum)) {
+		for (uint32_t i = 0; i < h->rails; i++)
+			at = record_write(&a->rails[i], at);
+		mended++;
+	}
+	if (memcmp(a->base, h, sizeof(*h)) != 0) {
+		memcpy(a->base, h, sizeof(*h));
+		mended++;
+	}
+	return mended;
 }
 
 static int damaged(const struct arena_header *h, const char *what)
@@ -306,25 +335,28 @@ static bool part_fits(const struct arena_header *h, uint64_t offset, uint64_t by
 	       && bytes <= h->arena_bytes - offset;
 }
 
-static int check_header(const struct arena_header *h, uint64_t size)
+/* Another format may have its checksum elsewhere; but a flipped bit in the word must not pass
+ * for a foreign format. */
+static int check_format(const struct arena_header *h)
+{
+	struct arena_header ours = *h;
+
+	ours.format = ARENA_FORMAT;
+	if (h->magic != ARENA_MAGIC || h->format == ARENA_FORMAT
+	    || arena_header_sum(&ours) == h->header_sum)
+		return 0;
+	return error_set(FTMEM_ESMP,
+	                 "arena of format %u, this program reads format %u: "
+	                 "drop the job with the ftmem that wrote it, or use its libftmem",
+	                 h->format, ARENA_FORMAT);
+}
+
+int arena_check_header(const struct arena_header *h, uint64_t size)
 {
 	if (h->magic != ARENA_MAGIC)
 		return error_set(FTMEM_ECORRUPT, "no arena: it begins with %016llx",
 		                 (unsigned long long)h->magic);
-	/* Another format may have its checksum elsewhere, so this comes first; a
-	 * flipped bit in the word must still not pass for a foreign format. */
-	if (h->format != ARENA_FORMAT) {
-		struct arena_header ours = *h;
-
-		ours.format = ARENA_FORMAT;
-		if (arena_header_sum(&ours) == h->header_sum)
-			return damaged(h, "the format field is damaged");
-		return error_set(FTMEM_ESMP,
-		                 "arena of format %u, this program reads format %u: "
-		                 "drop the job with the ftmem that wrote it, or use its libftmem",
-		                 h->format, ARENA_FORMAT);
-	}
-	if (arena_header_sum(h) != h->header_sum)
+	if (arena_header_sum(h) != h->header_sum || h->format != ARENA_FORMAT)
 		return damaged(h, "its header does not match its checksum");
 	if (h->arena_bytes > size)
 		return damaged(h, "it is longer than its memory");
@@ -346,75 +378,85 @@ static int check_header(const struct arena_header *h, uint64_t size)
 	return 0;
 }
 
-/* Copies the part first: what is checked must be what is used. */
-static int copy_part(const struct arena *a, uint64_t offset, uint64_t bytes, uint32_t sum,
-                     uint8_t **out)
+int arena_check_rails(const struct arena_header *h, const uint8_t *records, struct rail *rails,
+                      struct slot_shape *shape)
 {
-	uint8_t *copy = malloc(bytes ? bytes : 1);
+	uint64_t at = 0;
 
-	if (!copy)
-		return error_set(FTMEM_ENOMEM, "no memory for an arena's description");
-	memcpy(copy, a->base + offset, bytes);
-	if (checksum(copy, bytes) != sum) {
-		free(copy);
-		return damaged(a->header, "its map or rails do not match their checksum");
+	if (checksum(records, h->rails_bytes) != h->rails_sum)
+		return damaged(h, "its rails do not match their checksum");
+	for (uint32_t i = 0; i < h->rails; i++) {
+		uint64_t took = record_read(records + at, h->rails_bytes - at, &rails[i]);
+
+		at += took;
+		if (!took || rails[i].block_bytes != h->block_bytes)
+			return damaged(h, "its rail records make no sense");
 	}
-	*out = copy;
+	if (at != h->rails_bytes)
+		return damaged(h, "its rail records end too early");
+	if (slot_shape_init(shape, rails, h->rails, h->rank) || shape->slot_bytes != h->slot_bytes)
+		return damaged(h, "its slots do not follow from its rails");
 	return 0;
 }
 
-static int read_rails(struct arena *a)
+/* Copies the part first: what is checked must be what is used. */
+static int copy_part(const struct arena *a, uint64_t offset, uint64_t bytes, uint8_t **out)
+{
+	*out = malloc(bytes ? bytes : 1);
+	if (!*out)
+		return error_set(FTMEM_ENOMEM, "no memory for an arena's description");
+	memcpy(*out, a->base + offset, bytes);
+	return 0;
+}
+
+static int read_map(struct arena *a)
 {
 	const struct arena_header *h = a->header;
-	uint8_t *records = NULL;
-	uint64_t at = 0;
-	int rc;
+	uint8_t *blob = NULL;
+	int rc = copy_part(a, h->map_offset, h->map_bytes, &blob);
 
-	rc = copy_part(a, h->rails_offset, h->rails_bytes, h->rails_sum, &records);
 	if (rc)
 		return rc;
-	a->rails = calloc(h->rails, sizeof(*a->rails));
-	if (!a->rails)
-		rc = error_set(FTMEM_ENOMEM, "no memory for an arena's rails");
-	for (uint32_t i = 0; !rc && i < h->rails; i++) {
-		uint64_t took = record_read(records + at, h->rails_bytes - at, &a->rails[i]);
-
-		at += took;
-		if (!took || a->rails[i].block_bytes != h->block_bytes)
-			rc = damaged(h, "its rail records make no sense");
-	}
-	if (!rc && at != h->rails_bytes)
-		rc = damaged(h, "its rail records end too early");
-	free(records);
+	if (checksum(blob, h->map_bytes) != h->map_sum)
+		rc = damaged(h, "its map does not match its checksum");
+	if (!rc)
+		rc = map_blob_read(blob, h->map_bytes, &a->map);
+	free(blob);
+	if (!rc && a->map->ranks != h->ranks)
+		rc = damaged(h, "its map is of another number of ranks");
 	return rc;
 }
 
 static int read_contents(struct arena *a)
 {
 	const struct arena_header *h = a->header;
-	uint8_t *blob = NULL;
-	int rc;
+	uint8_t *records = NULL;
+	int rc = read_map(a);
 
-	rc = copy_part(a, h->map_offset, h->map_bytes, h->map_sum, &blob);
+	if (!rc)
+		rc = copy_part(a, h->rails_offset, h->rails_bytes, &records);
 	if (rc)
 		return rc;
-	rc = map_blob_read(blob, h->map_bytes, &a->map);
-	free(blob);
-	if (rc)
-		return rc;
-	if (a->map->ranks != h->ranks)
-		return damaged(h, "its map is of another number of ranks");
-	rc = read_rails(a);
-	if (rc)
-		return rc;
-	if (slot_shape_init(&a->shape, a->rails, h->rails, h->rank)
-	    || a->shape.slot_bytes != h->slot_bytes)
-		return damaged(h, "its slots do not follow from its rails");
-	rc = check_rails(a->map, h->rank, a->rails, h->rails);
+	a->rails = calloc(h->rails, sizeof(*a->rails));
+	if (!a->rails)
+		rc = error_set(FTMEM_ENOMEM, "no memory for an arena's rails");
+	if (!rc)
+		rc = arena_check_rails(h, records, a->rails, &a->shape);
+	free(records);
+	if (!rc)
+		rc = check_rails(a->map, h->rank, a->rails, h->rails);
 	return rc == FTMEM_EINVAL ? damaged(h, "its rails do not follow from its map") : rc;
 }
 
-int arena_attach(int fd, bool writable, struct arena **out)
+bool arena_unwritten(int fd)
+{
+	uint64_t magic = 0;
+
+	return pread(fd, &magic, sizeof(magic), 0) == (ssize_t)sizeof(magic)
+	       && magic == ARENA_UNWRITTEN;
+}
+
+static int attach(int fd, bool writable, bool held, struct arena **out)
 {
 	struct arena_header *h;
 	struct arena *a = NULL;
@@ -442,7 +484,9 @@ int arena_attach(int fd, bool writable, struct arena **out)
 		rc = error_sys(FTMEM_ESYS, errno, "cannot read the header of an arena");
 		goto fail;
 	}
-	rc = check_header(h, size);
+	rc = held ? 0 : check_format(h);
+	if (!rc)
+		rc = arena_check_header(h, size);
 	if (rc)
 		goto fail;
 	rc = arena_map(a, h->arena_bytes, writable);
@@ -457,4 +501,14 @@ int arena_attach(int fd, bool writable, struct arena **out)
 fail:
 	arena_free(a);
 	return rc;
+}
+
+int arena_attach(int fd, bool writable, struct arena **out)
+{
+	return attach(fd, writable, false, out);
+}
+
+int arena_attach_held(int fd, bool writable, struct arena **out)
+{
+	return attach(fd, writable, true, out);
 }

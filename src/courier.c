@@ -68,10 +68,9 @@ static int exchange_run(struct net *net, struct exchange *x, uint32_t timeout_ms
 			open = open || h->req.active;
 			if (h->req.active && clock_ns() > h->deadline)
 				return error_set(FTMEM_ETIMEOUT,
-				                 "%s: no answer from rank %" PRIu32 " before the "
-				                 "deadline; is it gone or busy? FTMEM_TIMEOUT_MS "
-				                 "sets the deadline",
-				                 what, h->peer);
+				                 "%s: no answer from %s before the deadline; is it "
+				                 "gone or busy? FTMEM_TIMEOUT_MS sets the deadline",
+				                 what, net_who(net, h->peer).text);
 		}
 		if (progress)
 			backoff = (struct net_backoff){0};

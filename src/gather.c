@@ -4,9 +4,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "error.h"
-
 
 /* --- attaching --- */
 
@@ -35,7 +35,12 @@ static int attach(struct gather *g, const struct smp_entry *entry)
 	rc = smp_attach(ft->keeper.smp, entry->epoch, entry->rank, true, &fd);
 	if (rc < 0)
 		return rc;
-	rc = arena_attach(fd, true, &at->arena);
+	/* A start that was cut short: nothing is lost with it. */
+	if (arena_unwritten(fd)) {
+		close(fd);
+		return smp_release(ft->keeper.smp, entry->epoch, entry->rank);
+	}
+	rc = arena_attach_held(fd, true, &at->arena);
 	if (rc == FTMEM_ECORRUPT) {
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: counted as lost", error_msg());
 		g->damaged++;
@@ -85,6 +90,11 @@ static void describe(struct gather *g, const struct arena *a, struct gather_reco
 		r->version[i] = stamp.version;
 		r->unsure = r->unsure || damaged;
 		g->damaged += damaged;
+		if (damaged)
+			log_line(&g->ft->opts.log, FTMEM_LOG_WARN,
+			         "slot %d of rank %" PRIu32 ", epoch %" PRIu64
+			         ": its header or its checksums are damaged: counted as lost",
+			         i, r->rank, r->epoch);
 	}
 }
 

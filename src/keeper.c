@@ -2,6 +2,7 @@
 #include "keeper.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include "clock.h"
@@ -9,6 +10,7 @@
 
 #define LOOK_NS UINT64_C(250000000)
 #define RETRY_NS UINT64_C(5000000000)
+#define ASK_NS UINT64_C(5000000000)
 
 int keeper_init(struct keeper *k, const struct smp_config *config)
 {
@@ -31,11 +33,23 @@ void keeper_hold(struct keeper *k, const struct arena *a)
 		}
 }
 
+static void set_bad(struct keeper *k, int i, uint64_t bad)
+{
+	uint64_t sum = 0;
+
+	k->bad[i] = bad;
+	for (int j = 0; j < KEEPER_ARENAS; j++)
+		sum += k->bad[j];
+	atomic_store_explicit(&k->damaged, sum, memory_order_relaxed);
+}
+
 void keeper_let_go(struct keeper *k, const struct arena *a)
 {
 	for (int i = 0; i < KEEPER_ARENAS; i++)
-		if (k->arena[i] == a)
+		if (k->arena[i] == a) {
 			k->arena[i] = NULL;
+			set_bad(k, i, 0);
+		}
 }
 
 static int ensure(struct keeper *k, bool alive)
@@ -71,6 +85,81 @@ int keeper_ensure(struct keeper *k)
 	return ensure(k, smp_alive(k->smp) && smp_info(k->smp, &info) == 0);
 }
 
+static uint64_t count_bad(const struct smp_entry *e)
+{
+	uint64_t bad = e->damage != WIRE_WHOLE;
+
+	for (int i = 0; i < 2; i++)
+		bad += e->check[i].damage ? 1 : e->check[i].bad;
+	return bad;
+}
+
+/* What is damaged, at least of it one. */
+static const char *name_bad(const struct smp_entry *e, char text[WIRE_BLOCK_TEXT])
+{
+	if (e->damage)
+		return wire_damage_text(e->damage);
+	for (int i = 0; i < 2; i++) {
+		if (e->check[i].damage)
+			return wire_damage_text(e->check[i].damage);
+		if (e->check[i].named)
+			return wire_block_text(&e->check[i].block[0], text);
+	}
+	return "unknown";
+}
+
+static void note_bad(struct keeper *k, int i, const struct smp_entry *e)
+{
+	uint64_t bad = count_bad(e);
+	char text[WIRE_BLOCK_TEXT];
+
+	if (bad > k->bad[i])
+		log_line(k->log, FTMEM_LOG_WARN,
+		         "%" PRIu64 " blocks of the memory that holds this rank's versions "
+		         "(epoch %" PRIu64 ") are damaged: %s%s: the next version takes their "
+		         "place, ftmem_repair() mends them now",
+		         bad, e->epoch, name_bad(e, text), bad > 1 ? " and others" : "");
+	else if (!bad && k->bad[i])
+		log_line(k->log, FTMEM_LOG_INFO,
+		         "no block of this rank's versions (epoch %" PRIu64 ") is known to be "
+		         "damaged any more",
+		         e->epoch);
+	set_bad(k, i, bad);
+}
+
+/* Takes the answer for one arena, if it is there; what is wrong with the SMP the next look
+ * finds out. */
+static void take_answer(struct keeper *k)
+{
+	const struct arena *a = k->arena[k->asked];
+	struct smp_entry e;
+	int rc = smp_check_take(k->smp, &e);
+
+	if (rc == FTMEM_BUSY)
+		return;
+	k->asking = false;
+	if (!rc && a && e.epoch == a->header->epoch && e.rank == a->header->rank)
+		note_bad(k, k->asked, &e);
+	k->asked = (k->asked + 1) % KEEPER_ARENAS;
+}
+
+/* One arena after the other. */
+static void ask(struct keeper *k, uint64_t now_ns)
+{
+	if (k->asking)
+		take_answer(k);
+	if (k->asking || now_ns < k->next_ask_ns)
+		return;
+	if (!k->arena[k->asked])
+		k->asked = (k->asked + 1) % KEEPER_ARENAS;
+	if (!k->arena[k->asked])
+		return;
+	k->next_ask_ns = now_ns + ASK_NS / KEEPER_ARENAS;
+	k->asking = smp_check_ask(k->smp, k->arena[k->asked]->header->epoch,
+	                          k->arena[k->asked]->header->rank)
+	            == 0;
+}
+
 void keeper_watch(struct keeper *k, uint64_t now_ns)
 {
 	int rc;
@@ -81,6 +170,7 @@ void keeper_watch(struct keeper *k, uint64_t now_ns)
 	rc = ensure(k, smp_alive(k->smp));
 	if (rc == 0) {
 		k->failing = false;
+		ask(k, now_ns);
 		return;
 	}
 	/* The attempt itself may have taken longer than that. */

@@ -26,8 +26,9 @@ struct net_req {
 	uint64_t bytes;
 };
 
-/* The tag of all-gathers; the others are the callers'. */
-#define NET_TAG 0u
+/* The tags of all-gathers and roll calls; the others are the callers'. */
+#define NET_TAG      0u
+#define NET_TAG_ROLL 15u
 
 /* net_req.peer of a collective operation. */
 #define NET_ALL UINT32_MAX
@@ -64,7 +65,19 @@ struct net {
 	                   must stay mapped */
 	atomic_bool broken; /* a collective call was not joined or did not end: further
 	                       ones return ENET */
+	bool out_of_step;      /* for good: this rank did not join a reduction, or left it, so
+	                          that its next one would meet others' last */
+	struct net_roll *roll; /* NULL: of a collective call nobody can be named who is missing */
+	/* The node of a rank, for messages. NULL: not known. */
+	const char *(*node)(void *arg, uint32_t rank);
+	void *node_arg;
 };
+
+/* Ranks in a message: "rank 3 (node7)". */
+struct net_who {
+	char text[128];
+};
+struct net_who net_who(const struct net *net, uint32_t rank);
 
 /* Bytes per message at most; larger ones are the caller's to cut. */
 #define NET_MESSAGE_MAX (UINT64_C(1) << 30)
@@ -93,7 +106,32 @@ struct net_backoff {
 };
 void net_backoff(struct net_backoff *b);
 
-/* Waits until req is done; ETIMEOUT names what and, for a transfer, the peer. */
+/*
+ * Roll calls name who is missing where a collective call does not end. A rank that has
+ * waited for long tells its neighbours, which are 1, 2, 4, 8 and so on ranks away, that it
+ * has joined; one that does not tell the same is missing, busy or out of reach. A neighbour
+ * that reads nothing is told one thing only, so that nothing heaps up.
+ *
+ * For nets that have it: from open, by whoever implements the net, to close, in its free().
+ * ENOMEM.
+ */
+int net_roll_open(struct net *net);
+void net_roll_close(struct net *net);
+/* To be called while a collective call is waited for, often: does nothing at first. */
+void net_roll_call(struct net *net);
+/* The same while something else is waited for: tells only who asked. */
+void net_roll_answer(struct net *net);
+/* Of whom there is no sign that they joined the latest collective call: "rank 3 (node7) and 1
+ * more"; "": not yet known, or of none of the neighbours. */
+struct net_who net_roll_missing(const struct net *net);
+
+/* Begins an all-reduce to be tested with net_test(); net_roll_missing() will be asked at
+ * the deadline or later. */
+int net_allreduce_begin(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+                        uint64_t deadline_ns, struct net_req *req);
+
+/* Waits until req is done; ETIMEOUT names what and the peer or, as far as it is known, who
+ * is missing from a collective call. */
 int net_wait(struct net *net, struct net_req *req, uint64_t deadline_ns, const char *what);
 
 /* Collective, with a deadline (clock.h). Outputs are untouched on error. */

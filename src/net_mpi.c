@@ -65,6 +65,7 @@ static int grow(void *array, size_t count, size_t each)
 	if (!grown)
 		return FTMEM_ENOMEM;
 	memcpy(array, &grown, sizeof(grown));
+	/* cppcheck-suppress memleak ; the array has it now */
 	return 0;
 }
 
@@ -272,6 +273,8 @@ static void mpi_cancel(struct net *net, struct net_req *req)
 	if (!over && MPI_Test(r, &flag, MPI_STATUS_IGNORE) == MPI_SUCCESS && !flag
 	    && req->peer != NET_ALL)
 		MPI_Request_free(r);
+	net->lingering = net->lingering || (!over && !flag && req->peer != NET_ALL);
+	net->out_of_step = net->out_of_step || (!over && !flag && req->peer == NET_ALL);
 	req->handle[WHERE] = WHERE_FINISHED;
 	table_compact(t);
 }
@@ -283,11 +286,14 @@ static void mpi_free(struct net *net)
 
 	MPI_Finalized(&finalized);
 	net->ending = NULL;
+	net_roll_close(net);
 	if (!finalized && m->key != MPI_KEYVAL_INVALID) {
 		MPI_Comm_delete_attr(MPI_COMM_SELF, m->key);
 		MPI_Comm_free_keyval(&m->key);
 	}
-	if (!finalized && m->comm != MPI_COMM_NULL)
+	/* MPI gives a freed communicator's number to another one, though messages of what was
+	 * given up here may still arrive under it. */
+	if (!finalized && m->comm != MPI_COMM_NULL && !net->out_of_step && !net->lingering)
 		MPI_Comm_free(&m->comm);
 	table_free(&m->table);
 	free(m);
@@ -464,6 +470,11 @@ int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out)
 	m->net.rank = (uint32_t)rank;
 	m->net.size = (uint32_t)size;
 	m->net.tag_max = flag ? (uint32_t)*tag_ub : 32767;
+	rc = net_roll_open(&m->net);
+	if (rc < 0) {
+		mpi_free(&m->net);
+		return rc;
+	}
 	*out = &m->net;
 	return 0;
 }

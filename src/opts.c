@@ -78,7 +78,11 @@
 	X(OPT_BUSY, when_busy, when_busy, FTMEM_BUSY_SKIP, FTMEM_BUSY_WAIT, 1, "FTMEM_WHEN_BUSY",  \
 	  "skip",                                                                                  \
 	  "when the spare slot is still in use: skip (the version) or wait (for the slot, up to "  \
-	  "the deadline for a peer)")
+	  "the deadline for a peer)")                                                              \
+	X(OPT_RATE, scrub_mib_s, scrub_mib_s, 1, 1048576, 1, "FTMEM_SCRUB_MIB_S",                  \
+	  TEXT(OPTS_SCRUB_MIB_S),                                                                  \
+	  "MiB per second of stored snapshots that are read to find damaged memory, up to "        \
+	  "1048576, or off")
 
 enum opt_kind {
 	OPT_JOB,
@@ -93,6 +97,7 @@ enum opt_kind {
 	OPT_PRIVATE,
 	OPT_BUSY,
 	OPT_WISH, /* a count; 0 if nothing says it, its default is another program's */
+	OPT_RATE, /* the same, or FTMEM_SCRUB_OFF */
 };
 
 struct opt_row {
@@ -373,6 +378,10 @@ static bool number_parse(const char *text, enum opt_kind kind, uint64_t *out)
 
 	if (word_parse(text, kind, out))
 		return true;
+	if (kind == OPT_RATE && (strcmp(text, "off") == 0 || strcmp(text, "0") == 0)) {
+		*out = FTMEM_SCRUB_OFF;
+		return true;
+	}
 	if (!isdigit((unsigned char)text[0]))
 		return false;
 	errno = 0;
@@ -406,6 +415,8 @@ static int number_bad(const struct opt_row *row, const char *origin, const char 
 	char step[48] = "", words[64] = "";
 	size_t at = 0;
 
+	if (row->kind == OPT_RATE)
+		at = (size_t)snprintf(words, sizeof(words), "off, ");
 	if (row->step > 1)
 		snprintf(step, sizeof(step), "a multiple of %" PRIu64 " ", row->step);
 	for (; word && *word && at < sizeof(words); word++)
@@ -452,7 +463,7 @@ static int number_resolve(const struct opt_row *row, const struct ftmem_opts *us
 	} else {
 		origin = docs[row - rows].env;
 		text = getenv(origin);
-		if ((!text || text[0] == '\0') && row->kind == OPT_WISH)
+		if ((!text || text[0] == '\0') && (row->kind == OPT_WISH || row->kind == OPT_RATE))
 			return FTMEM_OK;
 		if (!text || text[0] == '\0')
 			text = docs[row - rows].def;
@@ -462,7 +473,9 @@ static int number_resolve(const struct opt_row *row, const struct ftmem_opts *us
 		if (!number_parse(text, row->kind, &value))
 			return number_bad(row, origin, text);
 	}
-	if (value < row->least || value > row->most || value % row->step != 0)
+	if (row->kind == OPT_RATE && value == FTMEM_SCRUB_OFF)
+		number_store(out, row->to_bytes, value);
+	else if (value < row->least || value > row->most || value % row->step != 0)
 		return number_bad(row, origin, text);
 	number_store(out, row->to_bytes, value);
 	return FTMEM_OK;

@@ -18,6 +18,7 @@
 #define OPTS_STAGING_MAX (UINT64_C(1) << 48)
 /* Of an SMP that nothing says otherwise. */
 #define OPTS_EXPIRE_S 3600
+#define OPTS_SCRUB_MIB_S 64
 
 struct opts {
 	char job[FTMEM_NAME_MAX + 1];
@@ -35,6 +36,7 @@ struct opts {
 	char progress_cpus[OPTS_CPUS_TEXT]; /* "auto", "none" or a list of CPUs */
 	uint64_t device_staging;
 	uint32_t when_busy; /* enum ftmem_busy_rule */
+	uint32_t scrub_mib_s; /* or FTMEM_SCRUB_OFF; 0 if nothing says it, as expire_s */
 	uint32_t (*private_from)(void *arg, const char *name, uint32_t rank, uint32_t ranks,
 	                         uint32_t old_ranks);
 	void *private_arg;

@@ -19,6 +19,8 @@
 #define HISTORY 256
 /* An idle thread looks after its SMP so often. */
 #define IDLE_NS UINT64_C(500000000)
+/* What a version waits for, in words: also where names are long. */
+#define WAITS_TEXT 192
 
 struct call {
 	uint64_t version, called_ns;
@@ -49,7 +51,7 @@ struct progress {
 	uint64_t next_version;     /* the least that may be asked for */
 	bool any_version;
 	uint64_t calls;            /* since the epoch was set; the same on all ranks */
-	char waits_for[128];       /* last report of the thread */
+	char waits_for[WAITS_TEXT];       /* last report of the thread */
 	char broken_text[256];
 	struct progress_stats stats;
 
@@ -191,7 +193,7 @@ static void break_down(struct progress *p)
 /* Keeps waits_for current, and tells the user once when a version takes long. */
 static void report_wait(struct progress *p, uint64_t *next_ns, uint64_t *warn_ns, uint64_t now)
 {
-	char text[128];
+	char text[WAITS_TEXT];
 
 	if (now < *next_ns)
 		return;
@@ -233,6 +235,7 @@ static bool drive(struct progress *p, const struct call *call)
 			continue;
 		}
 		net_backoff(&backoff);
+		net_roll_answer(p->config.net);
 		now = clock_ns();
 		keeper_watch(p->config.keeper, now);
 		report_wait(p, &report_ns, &warn_ns, now);
@@ -252,6 +255,7 @@ static bool next_call(struct progress *p, struct call *call)
 		if (pthread_cond_timedwait(&p->wake, &p->lock, &until) == ETIMEDOUT) {
 			pthread_mutex_unlock(&p->lock);
 			keeper_watch(p->config.keeper, clock_ns());
+			net_roll_answer(p->config.net);
 			pthread_mutex_lock(&p->lock);
 		}
 	}
@@ -319,7 +323,7 @@ int progress_start(struct progress *p)
 int progress_stop(struct progress *p, uint64_t deadline_ns)
 {
 	struct timespec until = timespec_of(deadline_ns);
-	char waits_for[128];
+	char waits_for[WAITS_TEXT];
 	bool idle;
 
 	if (!p->running)

@@ -361,9 +361,8 @@ static int run(struct rebuild *r, uint32_t count)
 			deadline = clock_deadline(timeout_ms);
 		} else if (open > 0 && clock_ns() > deadline) {
 			return error_set(FTMEM_ETIMEOUT,
-			                 "rebuilding: no answer from rank %" PRIu32
-			                 " within %" PRIu32 " ms",
-			                 look.peer, timeout_ms);
+			                 "rebuilding: no answer from %s within %" PRIu32 " ms",
+			                 net_who(r->config->net, look.peer).text, timeout_ms);
 		} else {
 			net_backoff(&backoff);
 		}

@@ -235,7 +235,7 @@ static int decoder_for(struct rebuild *r, const struct rebuild_unit *u, struct c
 {
 	struct rebuild_pattern *p =
 		&r->pattern[u->stripe * REBUILD_ROTATION + u->row % REBUILD_ROTATION];
-	uint32_t have[RAIL_MAX], want[RAIL_MAX];
+	uint32_t have[RAIL_MAX] = {0}, want[RAIL_MAX] = {0};
 	int rc;
 
 	for (uint32_t c = 0; c < r->k; c++)

@@ -175,18 +175,23 @@ int recover_choose(const struct recover_input *in, const struct recover_choice *
 	return FTMEM_ELOST;
 }
 
-uint64_t recover_incarnation(const struct recover_input *in, uint64_t now_ns)
+uint64_t recover_next(uint64_t largest, uint64_t now_ns, uint64_t chance)
 {
-	uint64_t next = now_ns ? now_ns : 1;
+	return largest < now_ns ? now_ns : largest + 1 + chance % RECOVER_SPREAD;
+}
+
+uint64_t recover_largest(const struct recover_input *in)
+{
+	uint64_t largest = 0;
 
 	for (uint32_t i = 0; i < in->arenas; i++)
 		for (int s = 0; s < 2; s++) {
 			const struct commit_slot *slot = &in->arena[i].slot[s];
 
-			if (holds(slot) && slot->stamp.incarnation >= next)
-				next = slot->stamp.incarnation + 1;
+			if (holds(slot) && slot->stamp.incarnation > largest)
+				largest = slot->stamp.incarnation;
 		}
-	return next;
+	return largest;
 }
 
 /* Text that is cut where the room ends. */

@@ -71,12 +71,18 @@ int recover_choose(const struct recover_input *in, const struct recover_choice *
                    struct recover_source *source);
 
 /*
- * The incarnation of the run that begins now: larger than all that are stored and no
- * less than now_ns (CLOCK_REALTIME), so that runs which cannot see one another's
- * arenas differ, and the later one wins. All ranks use the largest that any of them
- * computes, which is larger than what any of them attached.
+ * The number of a run (incarnation) or of an epoch that begins now: larger than all that are
+ * stored and no less than now_ns (CLOCK_REALTIME), so that runs which cannot see one another's
+ * arenas differ, and the later one wins. Where the clock is behind what is stored, it is chance,
+ * a random number, that makes them differ. All ranks use the same number, made of the largest
+ * and of the chance of one of them.
  */
-uint64_t recover_incarnation(const struct recover_input *in, uint64_t now_ns);
+uint64_t recover_next(uint64_t largest, uint64_t now_ns, uint64_t chance);
+/* About 18 minutes of the clock. */
+#define RECOVER_SPREAD (UINT64_C(1) << 40)
+
+/* The largest incarnation of a version that is stored; 0: nothing is. */
+uint64_t recover_largest(const struct recover_input *in);
 
 /*
  * What an unrecoverable choice lacks, for the user: each group that lacks too many,

@@ -124,10 +124,5 @@ int refill_run(struct rescue *r, struct refill_report *report, bool *whole)
 	if (rc < 0 || damaged > 0)
 		return rc;
 	*whole = true;
-	if (!any_lost(r))
-		return 0;
-	/* Nobody gives up an older version before all hold this one. */
-	if (r->member[0].lost)
-		slot_set_prepared(r->member[0].slot, r->choice.stamp);
-	return session_agree(ft, 0, "restoring");
+	return any_lost(r) ? rescue_hold(r) : 0;
 }

@@ -189,7 +189,7 @@ static const char *dim_fault(const struct region *r, uint32_t d, char text[REGIO
 /* What is wrong with the size of a box whose dimensions are right. */
 static const char *size_fault(const struct region *r, char text[REGION_FAULT])
 {
-	uint64_t bytes = r->elem_bytes, tensor_bytes = r->elem_bytes;
+	uint64_t tensor_bytes = r->elem_bytes, bytes;
 	char box[BOX_TEXT], tensor[TENSOR_TEXT];
 
 	for (uint32_t d = 0; d < r->box.ndim; d++)
@@ -198,7 +198,7 @@ static const char *size_fault(const struct region *r, char text[REGION_FAULT])
 			         tensor_of_text(r, tensor));
 			return text;
 		}
-	bytes *= box_count(&r->box);
+	bytes = r->elem_bytes * box_count(&r->box);
 	if (bytes == r->bytes)
 		return NULL;
 	snprintf(text, REGION_FAULT,

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -270,4 +271,63 @@ int rescue_make_room(struct rescue *r)
 	if (rc == 0)
 		rc = room_check(r->ft, need, "the slots to rebuild");
 	return rc == 0 ? session_agree(r->ft, take_room(r), "rebuilding") : rc;
+}
+
+/* --- in place, at the end --- */
+
+int rescue_hold(struct rescue *r)
+{
+	struct rescue_member *m = rescue_find(r, r->ft->net->rank);
+
+	if (m->lost)
+		slot_set_prepared(m->slot, r->choice.stamp);
+	return session_agree(r->ft, 0, "making the version whole");
+}
+
+void rescue_commit(struct rescue *r, struct commit_slot other)
+{
+	struct ftmem *ft = r->ft;
+	struct arena *a = ft->epoch->arena;
+	struct slot *slot = rescue_find(r, ft->net->rank)->slot;
+	struct commit_slot slots[2] = {other, other};
+	int at = slot == &a->slot[0] ? 0 : 1;
+
+	slot_set_committed(slot);
+	if (other.state != SLOT_COMMITTED)
+		slot_set_empty(&a->slot[1 - at]);
+	slots[at] = (struct commit_slot){SLOT_COMMITTED, r->choice.stamp};
+	session_enter(ft, slots, ft->incarnation);
+	if (session_retire_former(ft) < 0)
+		log_line(&ft->opts.log, FTMEM_LOG_WARN,
+		         "%s: memory of earlier epochs stays until the next "
+		         "commit",
+		         error_msg());
+}
+
+/* --- for the user --- */
+
+static bool has_bad(const struct rescue *r, uint32_t rank)
+{
+	for (uint32_t i = 0; i < r->bad_count; i++)
+		if (r->bad[i].rank == rank)
+			return true;
+	return r->lost[rank];
+}
+
+void rescue_list_rank(const struct map *map, uint32_t rank, char *text, size_t bytes)
+{
+	size_t used = strlen(text);
+
+	/* A comma, a number, a name. */
+	if (bytes - used > FTMEM_NAME_MAX + 20)
+		snprintf(text + used, bytes - used, "%s%" PRIu32 " (%s)", used ? ", " : "", rank,
+		         map->node[map->node_of_rank[rank]].name);
+}
+
+void rescue_list_damaged(const struct rescue *r, char *text, size_t bytes)
+{
+	text[0] = '\0';
+	for (uint32_t i = 0; i < r->ranks; i++)
+		if (has_bad(r, i))
+			rescue_list_rank(r->epoch->map, i, text, bytes);
 }

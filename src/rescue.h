@@ -76,6 +76,21 @@ int rescue_prepare(struct rescue *r, bool all);
 int rescue_rebuild(struct rescue *r, const struct rebuild_pass *pass,
                    struct rebuild_report *report);
 
+/* In place, once all is rebuilt: the own slot is prepared, if it was lost. Nobody gives up what
+ * else it holds before all hold this version. Collective. ENET, ETIMEOUT. */
+int rescue_hold(struct rescue *r);
+/*
+ * In place, after all hold it: the version is committed on the present membership, and
+ * snapshots begin behind it. other: what the own arena's other slot holds; unless that is
+ * COMMITTED it is emptied. Older epochs go.
+ */
+void rescue_commit(struct rescue *r, struct commit_slot other);
+
+/* Adds a rank to a list of the kind "1 (n1), 3 (n3)", if there is room. */
+void rescue_list_rank(const struct map *map, uint32_t rank, char *text, size_t bytes);
+/* Ranks whose slots are lost or have damaged blocks: after rescue_verify(). */
+void rescue_list_damaged(const struct rescue *r, char *text, size_t bytes);
+
 /* The member acted for, or NULL. */
 struct rescue_member *rescue_find(struct rescue *r, uint32_t rank);
 

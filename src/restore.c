@@ -64,6 +64,7 @@ static int choose(struct restoring *s)
 	for (;;) {
 		struct recover_source *source;
 		bool possible = false;
+		char who[512] = "";
 		int rc = gather_choose(s->g, below, &choice, &index, &source);
 
 		if (rc != 0)
@@ -75,14 +76,16 @@ static int choose(struct restoring *s)
 			rc = rescue_verify(s->r, &possible);
 		if (rc == 0 && (s->whole || possible))
 			return 0;
+		if (rc == 0)
+			rescue_list_damaged(s->r, who, sizeof(who));
 		rescue_free(s->r);
 		s->r = NULL;
 		if (rc < 0)
 			return rc;
 		log_line(&ft->opts.log, FTMEM_LOG_WARN,
 		         "version %" PRIu64 " is damaged beyond what parity "
-		         "covers: trying an older one",
-		         choice.stamp.version);
+		         "covers, lost or damaged on ranks %s: trying an older one",
+		         choice.stamp.version, who);
 		s->given_up = true;
 		limit = choice;
 		below = &limit;
@@ -91,36 +94,20 @@ static int choose(struct restoring *s)
 
 /* --- in place --- */
 
-/* All are prepared: the version is committed on the new membership, the rest goes. */
-static void commit_again(struct rescue *r)
+/* All hold it: what else they hold goes. */
+static void commit_alone(struct rescue *r)
 {
-	struct ftmem *ft = r->ft;
-	struct arena *a = ft->epoch->arena;
-	struct slot *slot = rescue_find(r, ft->net->rank)->slot;
-	struct commit_slot slots[2] = {0};
-	int at = slot == &a->slot[0] ? 0 : 1;
-
-	slot_set_committed(slot);
-	slot_set_empty(&a->slot[1 - at]);
-	slots[at] = (struct commit_slot){SLOT_COMMITTED, r->choice.stamp};
-	session_enter(ft, slots, ft->incarnation);
-	if (session_retire_former(ft) < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_WARN,
-		         "%s: memory of earlier epochs stays until the next "
-		         "commit",
-		         error_msg());
+	rescue_commit(r, (struct commit_slot){SLOT_EMPTY, {0, 0}});
 }
 
 static int finish_in_place(struct restoring *s)
 {
-	struct rescue_member *m = rescue_find(s->r, s->ft->net->rank);
-	int rc;
+	int rc = rescue_hold(s->r);
 
-	if (m->lost)
-		slot_set_prepared(m->slot, s->r->choice.stamp);
-	rc = move_restore(s->r, &s->moved);
 	if (rc == 0)
-		commit_again(s->r);
+		rc = move_restore(s->r, &s->moved);
+	if (rc == 0)
+		commit_alone(s->r);
 	return rc;
 }
 
@@ -218,7 +205,7 @@ static int restore(struct restoring *s, uint64_t *version)
 	restore_tell_found(s->r);
 	if (s->whole) {
 		restore_tell_rebuilt(s->r, &s->rebuilt, s->moved.seconds);
-		commit_again(s->r);
+		commit_alone(s->r);
 	} else {
 		rc = step_by_step(s);
 	}
@@ -247,14 +234,14 @@ static bool would_overwrite(const struct rescue *r)
 static int new_incarnation(struct ftmem *ft, const struct gather *g)
 {
 	struct recover_input in = gather_input(g);
-	uint64_t next = recover_incarnation(&in, clock_wall_ns());
-	int rc;
+	uint64_t words[2] = {clock_wall_ns(), session_chance(ft)};
+	uint64_t largest = recover_largest(&in);
+	int rc = net_allreduce(ft->net, words, 2, NET_MAX, session_deadline(ft), "restoring");
 
-	if (next <= ft->incarnation)
-		next = ft->incarnation + 1;
-	rc = net_allreduce(ft->net, &next, 1, NET_MAX, session_deadline(ft), "restoring");
+	if (largest < ft->incarnation)
+		largest = ft->incarnation;
 	if (rc == 0)
-		ft->incarnation = next;
+		ft->incarnation = recover_next(largest, words[0], words[1]);
 	return rc;
 }
 

@@ -7,16 +7,10 @@
 
 static void list_ranks(const struct rescue *r, bool lost, char *text, size_t bytes)
 {
-	size_t used = 0;
-
 	text[0] = '\0';
-	for (uint32_t i = 0; i < r->ranks && used + 64 < bytes; i++) {
-		if (r->lost[i] != lost)
-			continue;
-		used += (size_t)snprintf(text + used, bytes - used, "%s%" PRIu32 " (%s)",
-		                         used ? ", " : "", i,
-		                         r->epoch->map->node[r->epoch->map->node_of_rank[i]].name);
-	}
+	for (uint32_t i = 0; i < r->ranks; i++)
+		if (r->lost[i] == lost)
+			rescue_list_rank(r->epoch->map, i, text, bytes);
 }
 
 /* A newer version was committed, but too much of it is missing. */
@@ -60,26 +54,19 @@ void restore_tell_rebuilt(const struct rescue *r, const struct rebuild_report *r
 {
 	const struct arena *a = r->ft->epoch->arena;
 	const struct map *map = r->ft->map;
-	char from[512];
-	size_t used = 0;
+	char from[512] = "";
 
 	if (report->data_bytes + report->parity_bytes == 0)
 		return;
-	from[0] = '\0';
-	for (uint32_t i = 0; r->in_place && i < a->rails[0].n && used + 80 < sizeof(from); i++) {
-		uint32_t rank = a->rails[0].rank[i];
-
-		if (!r->lost[rank])
-			used += (size_t)snprintf(from + used, sizeof(from) - used,
-			                         "%s%" PRIu32 " (%s)", used ? ", " : " from ranks ",
-			                         rank, map->node[map->node_of_rank[rank]].name);
-	}
+	for (uint32_t i = 0; r->in_place && i < a->rails[0].n; i++)
+		if (!r->lost[a->rails[0].rank[i]])
+			rescue_list_rank(map, a->rails[0].rank[i], from, sizeof(from));
 	log_line(&r->ft->opts.log, FTMEM_LOG_INFO,
 	         "rank %" PRIu32 " on %s: rebuilt %.1f MiB of %sdata and "
-	         "%.1f MiB of parity%s in %.3f s",
+	         "%.1f MiB of parity%s%s in %.3f s",
 	         r->ft->net->rank, r->ft->opts.node, (double)report->data_bytes / 1048576.0,
 	         r->in_place ? "" : "former ranks' ", (double)report->parity_bytes / 1048576.0,
-	         from, seconds);
+	         from[0] ? " from ranks " : "", from, seconds);
 }
 
 void restore_tell_whole(const struct ftmem *ft, uint64_t version, double seconds)

@@ -12,10 +12,12 @@
  */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "checksum.h"
 #include "clock.h"
 #include "error.h"
+#include "recover.h"
 #include "room.h"
 #include "session.h"
 #include "share.h"
@@ -57,7 +59,7 @@ static int read_block_bytes(struct ftmem *ft, const struct smp_entry *entry, uin
 	int fd = -1, rc = smp_attach(ft->keeper.smp, entry->epoch, entry->rank, false, &fd);
 
 	if (rc == 0)
-		rc = arena_attach(fd, false, &a);
+		rc = arena_attach_held(fd, false, &a);
 	if (rc == 0)
 		*block = a->header->block_bytes;
 	arena_free(a);
@@ -210,7 +212,13 @@ static int try_own(struct seal *s, uint64_t newest, bool *veto)
 
 	if (rc < 0)
 		return rc;
-	rc = arena_attach(fd, true, &s->arena);
+	/* A start that was cut short. */
+	if (arena_unwritten(fd)) {
+		close(fd);
+		*veto = true;
+		return smp_release(ft->keeper.smp, newest, ft->net->rank);
+	}
+	rc = arena_attach_held(fd, true, &s->arena);
 	if (rc == FTMEM_ECORRUPT) {
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "%s: counted as lost", error_msg());
 		*veto = true;
@@ -246,7 +254,7 @@ static bool entry_holds(const struct smp_entry *e)
 
 /* What this rank's SMP knows: the newest epoch, the largest incarnation, whether any
  * version is stored. */
-static void summarize(const struct smp_entry *entry, uint32_t count, uint64_t seen[3])
+static void summarize(const struct smp_entry *entry, uint32_t count, uint64_t *seen)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		if (entry[i].epoch > seen[0])
@@ -265,8 +273,12 @@ static int drop_if_empty(struct ftmem *ft, const struct smp_entry *entry)
 	bool damaged = false, empty = true;
 	int fd = -1, rc = smp_attach(ft->keeper.smp, entry->epoch, entry->rank, false, &fd);
 
+	if (rc == 0 && arena_unwritten(fd)) {
+		close(fd);
+		return smp_drop(ft->keeper.smp, entry->epoch, entry->rank);
+	}
 	if (rc == 0)
-		rc = arena_attach(fd, false, &a);
+		rc = arena_attach_held(fd, false, &a);
 	if (rc < 0)
 		return rc == FTMEM_ECORRUPT ? 0 : rc;
 	for (int i = 0; i < 2; i++) {
@@ -303,8 +315,8 @@ static int choose_epoch(struct seal *s)
 	struct ftmem *ft = s->ft;
 	struct smp_entry *entry = NULL;
 	uint32_t count = 0;
-	/* Runs that cannot see one another's arenas still differ; see recover.h. */
-	uint64_t seen[3] = {0, clock_wall_ns(), 0}, words[2] = {0}; /* veto, newest holds */
+	uint64_t seen[5] = {0, 0, 0, clock_wall_ns(), session_chance(ft)};
+	uint64_t words[2] = {0}; /* veto, newest holds */
 	bool veto = false;
 	int rc = smp_list(ft->keeper.smp, &entry, &count);
 
@@ -312,7 +324,7 @@ static int choose_epoch(struct seal *s)
 		summarize(entry, count, seen);
 	rc = session_agree(ft, rc, "listing what is stored");
 	if (rc == 0)
-		rc = net_allreduce(ft->net, seen, 3, NET_MAX, session_deadline(ft),
+		rc = net_allreduce(ft->net, seen, 5, NET_MAX, session_deadline(ft),
 		                   "finding the epoch");
 	if (rc == 0)
 		rc = session_agree(ft, examine(s, entry, count, seen[0], &veto),
@@ -325,10 +337,10 @@ static int choose_epoch(struct seal *s)
 		                   "finding the epoch");
 	if (rc == 0) {
 		s->join = !words[0];
-		s->epoch = s->join ? seen[0] : seen[0] < seen[1] ? seen[1] : seen[0] + 1;
+		s->epoch = s->join ? seen[0] : recover_next(seen[0], seen[3], seen[4]);
 		s->stored = seen[2];
 		if (ft->incarnation == 0)
-			ft->incarnation = seen[1] + 1;
+			ft->incarnation = recover_next(seen[1], seen[3], seen[4]);
 	}
 	if (rc == 0 && !s->join)
 		rc = leave(s, entry, count, seen[0], !words[1]);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -20,6 +21,18 @@
 uint64_t session_deadline(const struct ftmem *ft)
 {
 	return clock_deadline(ft->opts.timeout_ms);
+}
+
+uint64_t session_chance(const struct ftmem *ft)
+{
+	uint64_t chance;
+
+	if (ft->net->rank != 0)
+		return 0;
+	/* Early in the life of a machine there may be none yet. */
+	if (getrandom(&chance, sizeof(chance), GRND_NONBLOCK) != (ssize_t)sizeof(chance))
+		chance = clock_ns() ^ (uint64_t)getpid() << 32;
+	return chance;
 }
 
 /* The others may have used up deadlines of their own before they join. */
@@ -88,6 +101,8 @@ int session_agree_sent(struct ftmem *ft, int rc, uint64_t bytes, const char *wha
 {
 	bool broken = ft->net->broken;
 
+	if (ft->net->out_of_step)
+		return rc < 0 ? rc : error_set(FTMEM_ENET, "%s: start the job again", what);
 	/* The others must hear that of the network, whatever was the cause. */
 	if (rc < 0 && broken)
 		rc = FTMEM_ENET;
@@ -172,6 +187,7 @@ static int connect_smp(struct ftmem *ft)
 		.smp_path = ft->opts.smp_path,
 		.rank = ft->net->rank,
 		.expire_s = ft->opts.expire_s,
+		.scrub_mib_s = ft->opts.scrub_mib_s,
 		.timeout_ms = ft->opts.timeout_ms,
 		.log = &ft->opts.log,
 	};
@@ -348,8 +364,8 @@ void session_close(struct ftmem *ft)
 	whole = free_copies(ft);
 	region_set_free(ft->regions);
 	topo_free(ft->topo);
-	map_free(ft->map);
 	net_free(ft->net);
+	map_free(ft->map);
 	if (!whole)
 		return;
 	pthread_mutex_destroy(&ft->lock);

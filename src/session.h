@@ -94,4 +94,8 @@ void session_give_up(struct ftmem *ft, const char *why);
 
 uint64_t session_deadline(const struct ftmem *ft);
 
+/* For recover_next(): a random number on rank 0, 0 on the others; the largest is what all
+ * ranks take. */
+uint64_t session_chance(const struct ftmem *ft);
+
 #endif

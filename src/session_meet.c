@@ -105,6 +105,13 @@ static int agree_terms(struct ftmem *ft)
 
 /* --- who is where --- */
 
+static const char *node_of(void *arg, uint32_t rank)
+{
+	const struct map *map = arg;
+
+	return map->node[map->node_of_rank[rank]].name;
+}
+
 static int make_map(struct ftmem *ft)
 {
 	struct map_rank mine = {0}, *all = calloc(ft->net->size, sizeof(*all));
@@ -119,6 +126,10 @@ static int make_map(struct ftmem *ft)
 		                   "gathering nodes");
 	if (rc == 0)
 		rc = map_new(all, ft->net->size, ft->opts.group_nodes, ft->opts.parity, &ft->map);
+	if (rc == 0) {
+		ft->net->node_arg = ft->map;
+		ft->net->node = node_of;
+	}
 	free(all);
 	return session_agree(ft, rc, "opening the job");
 }

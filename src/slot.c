@@ -130,7 +130,7 @@ static uint64_t word_of(uint64_t version, enum slot_state state)
 }
 
 /* What header_sum covers, in the order of the format. */
-static uint32_t header_sum(const struct slot_header *h)
+uint32_t slot_header_sum(const struct slot_header *h)
 {
 	return checksum(&h->version, offsetof(struct slot_header, header_sum)
 	                                     - offsetof(struct slot_header, version));
@@ -159,7 +159,7 @@ void slot_set_prepared(struct slot *s, struct stamp stamp)
 	h->incarnation = stamp.incarnation;
 	h->sums_bytes = s->shape->sums_bytes;
 	h->sums_sum = checksum(s->sums, s->shape->sums_bytes);
-	h->header_sum = header_sum(h);
+	h->header_sum = slot_header_sum(h);
 	atomic_store_explicit(&h->state, word_of(stamp.version, SLOT_PREPARED),
 	                      memory_order_release);
 }
@@ -179,7 +179,7 @@ static bool content_fits(const struct slot *s, uint64_t word, struct stamp *stam
 	h.incarnation = s->header->incarnation;
 	h.sums_bytes = s->header->sums_bytes;
 	h.sums_sum = s->header->sums_sum;
-	if (header_sum(&h) != s->header->header_sum || h.version != word >> 8
+	if (slot_header_sum(&h) != s->header->header_sum || h.version != word >> 8
 	    || h.sums_bytes != s->shape->sums_bytes
 	    || checksum(s->sums, s->shape->sums_bytes) != h.sums_sum)
 		return false;

@@ -31,6 +31,8 @@
 #include "rail.h"
 
 #define ARENA_MAGIC UINT64_C(0x414d454d54464c31) /* "1LFTMEMA" in memory */
+/* What memory begins with until the header is there: no flipped bits make it of the other. */
+#define ARENA_UNWRITTEN (~ARENA_MAGIC)
 #define ARENA_FORMAT 2u
 #define ARENA_PAGE 4096u
 #define ARENA_RAILS_MAX 256
@@ -94,6 +96,7 @@ _Static_assert(sizeof(struct slot_header) == 48, "documented in docs/formats.md"
 
 /* What header_sum must be, whatever it is. */
 uint32_t arena_header_sum(const struct arena_header *h);
+uint32_t slot_header_sum(const struct slot_header *h);
 
 /* Where the parts of a rank's slot lie: follows from its rails alone. */
 struct slot_shape {
@@ -182,13 +185,36 @@ int arena_bytes(const struct arena_spec *spec, uint64_t *bytes);
  */
 int arena_create(int fd, const struct arena_spec *spec, struct arena **out);
 /*
+ * Whether it was made, but its header never written, since its rank ended before: it never
+ * held anything. Borrows fd.
+ */
+bool arena_unwritten(int fd);
+/*
  * Maps an existing arena and checks header, map and rails. Takes fd. ECORRUPT
  * says what is damaged; ESMP: another format version (names both). writable
  * false maps it read-only. ENOMEM, ESYS.
  */
 int arena_attach(int fd, bool writable, struct arena **out);
+/* The same for a rank whose SMP gave it the arena: as that holds arenas of one format and lets
+ * in no rank that has another, what looks like one is damaged, too: ECORRUPT. */
+int arena_attach_held(int fd, bool writable, struct arena **out);
+/*
+ * Writes header, map and rails anew from the checked copies where those in the mapping are not
+ * the same any more: the only copies of them in shared memory. How many of the three.
+ */
+uint32_t arena_mend(struct arena *a);
 /* Unmaps; the memory lives on in its other holders. Accepts NULL. */
 void arena_free(struct arena *a);
+
+/* Bytes of rail records at most. */
+#define ARENA_RAILS_BYTES_MAX (ARENA_RAILS_MAX * (16u + RAIL_MAX * 12u))
+/* What arena_attach_held() checks, for who reads arenas without mapping them. size: of the
+ * memory. ECORRUPT. */
+int arena_check_header(const struct arena_header *h, uint64_t size);
+/* records: a copy of the rail records, of a header that passed. Fills rails [h->rails] and
+ * shape, which borrows them. ECORRUPT. */
+int arena_check_rails(const struct arena_header *h, const uint8_t *records, struct rail *rails,
+                      struct slot_shape *shape);
 
 /*
  * Recomputes the checksums of all own blocks of a slot. Calls bad, if given, for

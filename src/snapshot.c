@@ -118,7 +118,8 @@ static int begin_vote(struct snapshot *s)
 	s->words[1] = s->version;
 	s->words[2] = ~s->version;
 	s->phase = SNAPSHOT_VOTING;
-	return s->net->ops->allreduce(s->net, s->words, 3, NET_MIN, &s->vote);
+	return net_allreduce_begin(s->net, s->words, 3, NET_MIN, clock_deadline(s->timeout_ms),
+	                           &s->vote);
 }
 
 /* All rails are through and the copy rests. */
@@ -144,7 +145,8 @@ static int conclude(struct snapshot *s)
 	s->words[0] = good;
 	s->words[1] = good ? compare_word(e->compare) : 0;
 	s->phase = SNAPSHOT_COMPARING;
-	return s->net->ops->allreduce(s->net, s->words, 2, NET_SUM, &s->vote);
+	return net_allreduce_begin(s->net, s->words, 2, NET_SUM, clock_deadline(s->timeout_ms),
+	                           &s->vote);
 }
 
 static int step_filling(struct snapshot *s)
@@ -173,12 +175,21 @@ static int step_filling(struct snapshot *s)
 	return rc < 0 ? rc : 1;
 }
 
+static int test_vote(struct snapshot *s)
+{
+	int rc = net_test(s->net, &s->vote);
+
+	if (rc == 0 && s->vote.active)
+		net_roll_call(s->net);
+	return rc;
+}
+
 /* --- comparing --- */
 
 /* All ranks find the same: that all compared, and whether all are equal. */
 static int step_comparing(struct snapshot *s)
 {
-	int rc = net_test(s->net, &s->vote);
+	int rc = test_vote(s);
 
 	if (rc < 0 || s->vote.active)
 		return rc;
@@ -205,7 +216,7 @@ static int step_voting(struct snapshot *s)
 {
 	struct commit_out out = {0};
 	bool same;
-	int rc = net_test(s->net, &s->vote);
+	int rc = test_vote(s);
 
 	if (rc < 0 || s->vote.active)
 		return rc;
@@ -245,6 +256,15 @@ bool snapshot_over(const struct snapshot *s)
 	return s->phase == SNAPSHOT_IDLE;
 }
 
+/* Votes end together: the roll call tells who may not have voted. */
+static void describe_vote(const struct snapshot *s, char *text, size_t bytes)
+{
+	struct net_who missing = net_roll_missing(s->net);
+
+	snprintf(text, bytes, "version %" PRIu64 ", for the votes of all ranks%s%s", s->version,
+	         missing.text[0] ? "; no sign of " : "", missing.text);
+}
+
 void snapshot_describe(const struct snapshot *s, char *text, size_t bytes)
 {
 	int64_t rank = -1;
@@ -256,10 +276,10 @@ void snapshot_describe(const struct snapshot *s, char *text, size_t bytes)
 	if (s->phase == SNAPSHOT_IDLE)
 		snprintf(text, bytes, "nothing");
 	else if (s->phase == SNAPSHOT_VOTING || s->phase == SNAPSHOT_COMPARING)
-		snprintf(text, bytes, "version %" PRIu64 ", for the votes of all ranks",
-		         s->version);
+		describe_vote(s, text, bytes);
 	else if (rank >= 0)
-		snprintf(text, bytes, "version %" PRIu64 ", for rank %" PRId64, s->version, rank);
+		snprintf(text, bytes, "version %" PRIu64 ", for %s", s->version,
+		         net_who(s->net, (uint32_t)rank).text);
 	else
 		snprintf(text, bytes, "version %" PRIu64 ", for its own copy", s->version);
 }

@@ -29,10 +29,11 @@ static int timed_out(const struct transfer *t)
 		if (t->lane[i].stream && (!first || t->lane[i].moved_ns < first->moved_ns))
 			first = &t->lane[i];
 	return error_set(FTMEM_ETIMEOUT,
-	                 "moving stored data: nothing %s rank %" PRIu32 " for %" PRIu32
-	                 " ms; is it gone or busy? FTMEM_TIMEOUT_MS sets the deadline",
+	                 "moving stored data: nothing %s %s for %" PRIu32 " ms; is it gone or "
+	                 "busy? FTMEM_TIMEOUT_MS sets the deadline",
 	                 first && !first->queue->in ? "could be sent to" : "came from",
-	                 first ? first->stream->what->peer : 0, t->config->timeout_ms);
+	                 net_who(t->config->net, first ? first->stream->what->peer : 0).text,
+	                 t->config->timeout_ms);
 }
 
 static int run(struct transfer *t)

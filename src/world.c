@@ -83,7 +83,7 @@ static int count_local(struct net *net, uint64_t *machine, uint64_t deadline_ns,
 
 	for (uint32_t i = 0; rc == 0 && i < net->size; i++) {
 		w->local_ranks += machine[i] == mine;
-		w->local_rank += machine[i] == mine && i < net->rank;
+		w->local_rank += i < net->rank && machine[i] == mine;
 	}
 	return rc;
 }

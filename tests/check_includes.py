@@ -74,8 +74,10 @@ smp/client            : clock error log commit smp/wire smp/path smp/spawn
 smp/process           : error
 smp/store             : error slot smp/wire smp/process
 smp/requests          : error log slot smp/wire smp/store
-smp/server            : clock error log smp/requests
-smp/main              : error opts smp/path smp/spawn smp/server
+smp/scrub_walk        : checksum slot smp/wire
+smp/scrub             : clock error log smp/store smp/scrub_walk
+smp/server            : clock error log smp/requests smp/scrub
+smp/main              : clock error opts smp/path smp/spawn smp/scrub smp/server
 # the command
 smp/cli               : error opts smp/client
 smp/cli_site          : error smp/cli
@@ -107,8 +109,9 @@ stored                : checksum error layout gather
 refill                : clock error layout rescue
 move                  : clock error layout plan courier transfer rescue
 restore               : clock error thread refill move
+repair                : clock error session rescue
 world                 : ftmem clock error checksum machine opts net
-api                   : clock error session world
+api                   : clock error session repair world
 """
 
 # Foreign headers that belong to one module each.

@@ -46,6 +46,7 @@ PRIVATE_RANK, PRIVATE_DROP = 1, 2
 BUSY_SKIP, BUSY_WAIT = 1, 2
 LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG = 1, 2, 3, 4
 NO_RANK = 0xFFFFFFFF
+SCRUB_OFF = 0xFFFFFFFF
 NAME_MAX = 63
 REGION_NAME_MAX = 255
 VERSION_MAX = 1 << 56
@@ -93,6 +94,7 @@ class Opts(Sized):
         ("progress_cpus", c_char_p),
         ("device_staging", c_uint64),
         ("when_busy", c_uint32),
+        ("scrub_mib_s", c_uint32),
     ]
 
 
@@ -151,6 +153,7 @@ class Stats(Sized):
         ("last_stall_s", c_double),
         ("device_copy_s", c_double),
         ("device_copy_rate", c_double),
+        ("damaged_blocks", c_uint64),
     ]
 
 
@@ -187,6 +190,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ftmem_skip": (c_int, c_void_p, c_uint64),
     "ftmem_fence": (c_int, c_void_p, c_void_p),
     "ftmem_wait": (c_int, c_void_p, c_uint64, c_uint32),
+    "ftmem_repair": (c_int, c_void_p, POINTER(c_uint64)),
     "ftmem_forget": (c_int, c_void_p),
     "ftmem_stats": (c_int, c_void_p, POINTER(Stats)),
     "ftmem_strerror": (c_char_p, c_int),

@@ -23,6 +23,7 @@ WORDS = {
     },
     "private_rule": {"rank": _abi.PRIVATE_RANK, "drop": _abi.PRIVATE_DROP},
     "when_busy": {"skip": _abi.BUSY_SKIP, "wait": _abi.BUSY_WAIT},
+    "scrub_mib_s": {"off": _abi.SCRUB_OFF},
 }
 
 

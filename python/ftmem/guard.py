@@ -34,8 +34,8 @@ class Guard:
             guard.snapshot(step + 1)
 
     Every rank makes one, with the same kinds of objects in the same order, and calls its methods
-    at the same steps: __init__, restore(), forget() and close() are collective, and so is the
-    first snapshot(). From one thread at a time.
+    at the same steps: __init__, restore(), repair(), forget() and close() are collective, and so
+    is the first snapshot(). From one thread at a time.
 
     Tensors are captured in place, so they must not be written between snapshot() and fence().
     Steps of the optimizers and their and the modules' load_state_dict() call fence() by
@@ -156,6 +156,12 @@ class Guard:
         payload = self._values.region.load()
         unpack(payload, self._sources, self._strict, random_too=not self._added_ranks)
         return version
+
+    def repair(self) -> int | None:
+        """Collective. Verifies what is stored of the newest step and mends damaged memory from
+        parity, as of Session.repair(): how many blocks were mended on all ranks."""
+        self._enter()
+        return self._session.repair()
 
     def forget(self) -> None:
         """Collective. Erases every stored version of the job."""

@@ -45,7 +45,7 @@ class Session:
             dir, smp_path, group_nodes, parity, timeout_ms, expire_s, block_bytes, window,
             copy_threads, log_level ("error", "warn", "info", "debug"), max_bandwidth,
             private_rule ("rank", "drop"), compare_every, progress_cpus, device_staging,
-            when_busy ("skip", "wait"); comm, a communicator of mpi4py or the address of an
+            when_busy ("skip", "wait"), scrub_mib_s (or "off"); comm, a communicator of mpi4py or the address of an
             MPI_Comm; log, a function (level, line) that any thread may call; private_from, a
             function (name, rank, ranks, old_ranks) that returns the old rank, or None.
 
@@ -182,6 +182,17 @@ class Session:
                 keep_forever({name: list(kept) for name, kept in handle.kept.items()})
             self._check("ftmem_restore", result)
         return None if result == Result.FRESH else version.value
+
+    def repair(self) -> int | None:
+        """Collective, after seal(). Verifies what all ranks hold of the newest version and mends
+        it from parity, in place; regions stay as they are. Returns how many blocks were mended on
+        all ranks, 0: nothing was wrong; None if nothing is stored. FtmemError: ECORRUPT, more is
+        damaged than parity covers."""
+        blocks = ctypes.c_uint64()
+        with self._handle.alone("ftmem_repair") as pointer:
+            result = self._c.ftmem_repair(pointer, blocks)
+            self._check("ftmem_repair", result)
+        return None if result == Result.FRESH else blocks.value
 
     def forget(self) -> None:
         """Collective. Erases every stored version of the job."""

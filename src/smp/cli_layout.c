@@ -253,11 +253,15 @@ static bool counts(const struct search *s, uint32_t i)
  * rank, if there is one. */
 static void take_map(struct search *s)
 {
-	struct arena *best = NULL;
+	struct arena *best;
+	uint32_t i = 0;
 
-	for (uint32_t i = 0; i < s->count; i++)
-		if (counts(s, i) && (!best || (s->found[i].arena->header->late
-		                               && !best->header->late)))
+	/* choose() took the epoch of one that counts. */
+	while (!counts(s, i))
+		i++;
+	best = s->found[i].arena;
+	for (; i < s->count; i++)
+		if (counts(s, i) && s->found[i].arena->header->late && !best->header->late)
 			best = s->found[i].arena;
 	s->view->map = best->map;
 	best->map = NULL;

@@ -14,7 +14,7 @@ static const char *plain(const char *name, char text[FTMEM_REGION_NAME_MAX + 1])
 {
 	size_t i;
 
-	for (i = 0; name[i] && i < FTMEM_REGION_NAME_MAX; i++)
+	for (i = 0; i < FTMEM_REGION_NAME_MAX && name[i]; i++)
 		text[i] = (unsigned char)name[i] < 0x20 || name[i] == 0x7f ? '?' : name[i];
 	text[i] = '\0';
 	return text;

@@ -28,20 +28,53 @@ static bool has_version(enum slot_state state)
 	return state == SLOT_FILLING || state == SLOT_PREPARED || state == SLOT_COMMITTED;
 }
 
+/* What the scrubber says of a slot, behind its version. */
+static void check_text(const struct report *r, const struct wire_check *check, char text[48])
+{
+	char age[CLI_TEXT];
+
+	if (check->bad)
+		snprintf(text, 48, ", %" PRIu64 " blocks DAMAGED", check->bad);
+	else if (check->checked_ns)
+		snprintf(text, 48, ", checked %s ago",
+		         cli_seconds(since_ns(r, check->checked_ns) / SECOND, age));
+	else
+		text[0] = '\0';
+}
+
 static void print_slot(const struct report *r, const struct smp_entry *e, int i)
 {
 	const struct commit_slot *slot = &e->slot[i];
-	char text[96], age[CLI_TEXT];
+	char text[128], age[CLI_TEXT], check[48];
 
-	if (slot->state == SLOT_FILLING)
+	check_text(r, &e->check[i], check);
+	if (e->check[i].damage)
+		snprintf(text, sizeof(text), "DAMAGED: %s", wire_damage_text(e->check[i].damage));
+	else if (slot->state == SLOT_FILLING)
 		snprintf(text, sizeof(text), "filling %" PRIu64, slot->stamp.version);
 	else if (has_version(slot->state))
-		snprintf(text, sizeof(text), "%s %" PRIu64 ", %s ago", cli_state(slot->state),
+		snprintf(text, sizeof(text), "%s %" PRIu64 ", %s ago%s", cli_state(slot->state),
 		         slot->stamp.version,
-		         cli_seconds(since_ns(r, e->filled_ns[i]) / SECOND, age));
+		         cli_seconds(since_ns(r, e->filled_ns[i]) / SECOND, age), check);
 	else
 		snprintf(text, sizeof(text), "%s", cli_state(slot->state));
-	printf(i ? "  %s\n" : "  %-30s", text);
+	printf(i ? "  %s\n" : "  %-40s", text);
+}
+
+static void print_damage(const struct smp_entry *e)
+{
+	char text[WIRE_BLOCK_TEXT];
+
+	if (e->damage)
+		printf("          DAMAGED: %s of the arena\n", wire_damage_text(e->damage));
+	for (int i = 0; i < 2; i++) {
+		const struct wire_check *c = &e->check[i];
+
+		for (uint32_t n = 0; n < c->named; n++)
+			printf("          slot %d: %s\n", i, wire_block_text(&c->block[n], text));
+		if (c->bad > c->named)
+			printf("          slot %d: %" PRIu64 " more\n", i, c->bad - c->named);
+	}
 }
 
 static void print_entry(const struct report *r, const struct smp_entry *e)
@@ -54,6 +87,32 @@ static void print_entry(const struct report *r, const struct smp_entry *e)
 	       cli_bytes(e->bytes, bytes), holder);
 	print_slot(r, e, 0);
 	print_slot(r, e, 1);
+	print_damage(e);
+}
+
+/* How far the scrubber is with what is committed. */
+static void print_scrub(const struct report *r)
+{
+	uint64_t done = 0, all = 0;
+	char bytes[CLI_TEXT];
+
+	if (!r->info.scrub_mib_s) {
+		printf("  not looked at for damage: the rate is 0\n");
+		return;
+	}
+	for (uint32_t n = 0; n < r->count; n++)
+		for (int i = 0; i < 2; i++) {
+			const struct wire_check *c = &r->entry[n].check[i];
+			uint64_t size = c->bytes ? c->bytes : r->entry[n].bytes / 2;
+
+			if (r->entry[n].slot[i].state != SLOT_COMMITTED)
+				continue;
+			all += size;
+			done += c->checked_ns ? size : c->done;
+		}
+	printf("  looked at for damage: %.0f%% of %s committed, at %" PRIu32 " MiB/s\n",
+	       all ? 100.0 * (double)done / (double)all : 100.0, cli_bytes(all, bytes),
+	       r->info.scrub_mib_s);
 }
 
 static void print_report(const struct report *r)
@@ -69,11 +128,29 @@ static void print_report(const struct report *r)
 	else
 		printf("no rank connected, expires in %s\n",
 		       cli_seconds(i->expire_s > i->idle_s ? i->expire_s - i->idle_s : 0, left));
-	if (r->count)
-		printf("    RANK  %19s       BYTES    HOLDER  %-30s  %s\n", "EPOCH", "SLOT 0",
+	if (r->count) {
+		print_scrub(r);
+		printf("    RANK  %19s       BYTES    HOLDER  %-40s  %s\n", "EPOCH", "SLOT 0",
 		       "SLOT 1");
+	}
 	for (uint32_t e = 0; e < r->count; e++)
 		print_entry(r, &r->entry[e]);
+}
+
+static void json_check(const struct report *r, const struct wire_check *c)
+{
+	if (c->damage)
+		printf(",\"damaged\":\"%s\"", wire_damage_text(c->damage));
+	if (c->checked_ns)
+		printf(",\"checked_age_s\":%.3f",
+		       (double)since_ns(r, c->checked_ns) / (double)SECOND);
+	printf(",\"damaged_blocks\":%" PRIu64 ",\"damage\":[", c->bad);
+	for (uint32_t i = 0; i < c->named; i++)
+		printf("%s{\"rail\":%" PRIu32 ",\"parity\":%s,\"index\":%" PRIu32
+		       ",\"row\":%" PRIu32 "}",
+		       i ? "," : "", c->block[i].rail, c->block[i].parity ? "true" : "false",
+		       c->block[i].index, c->block[i].row);
+	printf("]");
 }
 
 static void json_slot(const struct report *r, const struct smp_entry *e, int i)
@@ -86,6 +163,8 @@ static void json_slot(const struct report *r, const struct smp_entry *e, int i)
 	if (slot->state == SLOT_PREPARED || slot->state == SLOT_COMMITTED)
 		printf(",\"incarnation\":%" PRIu64 ",\"age_s\":%.3f", slot->stamp.incarnation,
 		       (double)since_ns(r, e->filled_ns[i]) / (double)SECOND);
+	if (e->check[i].damage || slot->state == SLOT_COMMITTED)
+		json_check(r, &e->check[i]);
 	printf("}%s", i ? "" : ",");
 }
 
@@ -94,15 +173,19 @@ static void json_report(const struct report *r)
 	const struct smp_info *i = &r->info;
 
 	printf("\"pid\":%" PRId32 ",\"uptime_s\":%.3f,\"bytes\":%" PRIu64 ",\"clients\":%" PRIu32
-	       ",\"expire_s\":%" PRIu32 ",\"idle_s\":%" PRIu32 ",\"arenas\":[",
+	       ",\"expire_s\":%" PRIu32 ",\"idle_s\":%" PRIu32 ",\"scrub_mib_s\":%" PRIu32
+	       ",\"arenas\":[",
 	       i->pid, (double)since_ns(r, i->started_ns) / (double)SECOND, i->bytes, i->clients,
-	       i->expire_s, i->idle_s);
+	       i->expire_s, i->idle_s, i->scrub_mib_s);
 	for (uint32_t n = 0; n < r->count; n++) {
 		const struct smp_entry *e = &r->entry[n];
 
 		printf("%s\n  {\"rank\":%" PRIu32 ",\"epoch\":%" PRIu64 ",\"bytes\":%" PRIu64
-		       ",\"holder\":%" PRId32 ",\"slots\":[",
+		       ",\"holder\":%" PRId32 ",",
 		       n ? "," : "", e->rank, e->epoch, e->bytes, e->owner);
+		if (e->damage)
+			printf("\"damaged\":\"%s\",", wire_damage_text(e->damage));
+		printf("\"slots\":[");
 		json_slot(r, e, 0);
 		json_slot(r, e, 1);
 		printf("]}");

@@ -80,14 +80,6 @@ int cli_connect(const struct cli *cli, const struct cli_site *site, struct smp_c
 	return smp_connect(&config, out);
 }
 
-/* An arena that was handed out but never written begins with zeros. */
-static bool unwritten(int fd)
-{
-	uint64_t magic = 1;
-
-	return pread(fd, &magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) && !magic;
-}
-
 int cli_attach(struct smp_client *client, const struct smp_entry *e, struct arena **out)
 {
 	int fd = -1, rc = smp_attach(client, e->epoch, e->rank, false, &fd);
@@ -95,7 +87,7 @@ int cli_attach(struct smp_client *client, const struct smp_entry *e, struct aren
 	*out = NULL;
 	if (rc)
 		return rc;
-	if (!unwritten(fd))
+	if (!arena_unwritten(fd))
 		return arena_attach(fd, false, out);
 	close(fd);
 	return 0;

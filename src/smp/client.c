@@ -19,6 +19,7 @@
 
 #define RETRY_FIRST_NS 2000000u
 #define RETRY_MOST_NS  100000000u
+#define QUEUE_MOST_NS  1000000000u
 /* A goodbye is a courtesy: it does not hold up the end of the trainer for long. */
 #define BYE_MS         1000u
 #define LIST_TRIES     16
@@ -27,7 +28,10 @@ struct smp_client {
 	int sock; /* -1: not connected */
 	char *dir, *job, *node, *smp_path;
 	uint32_t rank, expire_s, timeout_ms;
+	uint32_t scrub_mib_s;
 	uint32_t settled_s; /* expiry of the SMP connected last; 0: none yet */
+	uint32_t settled_mib_s; /* its scrubber's rate, or WIRE_SCRUB_OFF; the same */
+	bool owed; /* an answer to smp_check_ask() is still to come */
 	const struct log *log;
 	int32_t pid;
 };
@@ -44,6 +48,7 @@ static void disconnect(struct smp_client *c)
 	if (c->sock >= 0)
 		close(c->sock);
 	c->sock = -1;
+	c->owed = false;
 }
 
 /* Waits for events on the socket until the deadline. */
@@ -78,6 +83,38 @@ static int gone(struct smp_client *c)
 	                 c->job, c->node, c->pid);
 }
 
+/* A reply, if there is one: enum wire_result, or an error. */
+static int receive(struct smp_client *c, uint32_t op, struct wire_reply *reply, int *fd)
+{
+	union wire_message message;
+	size_t bytes = 0;
+	int rc = wire_receive(c->sock, &message, &bytes, fd);
+
+	if (!rc)
+		rc = wire_reply_check(&message.reply, bytes, op);
+	if (!rc)
+		*reply = message.reply;
+	return rc;
+}
+
+/* The answer that nobody took, before another question. */
+static int settle(struct smp_client *c, uint64_t deadline_ns)
+{
+	struct wire_reply reply;
+	int rc = 0, fd = -1;
+
+	while (c->owed && !rc) {
+		rc = receive(c, WIRE_CHECK, &reply, &fd);
+		if (fd >= 0)
+			close(fd);
+		if (rc == WIRE_AGAIN)
+			rc = await(c, POLLIN, deadline_ns);
+		else
+			c->owed = false;
+	}
+	return rc;
+}
+
 /*
  * One request and its reply. fd: sent along unless -1. out: takes a descriptor that
  * came with the reply; NULL: none is expected. Results of the SMP are returned as
@@ -86,19 +123,18 @@ static int gone(struct smp_client *c)
 static int exchange(struct smp_client *c, const struct wire_request *request, int fd,
                     struct wire_reply *reply, int *out, uint64_t deadline_ns, bool *ended)
 {
-	union wire_message message;
 	int rc, came = -1;
-	size_t bytes = 0;
 
 	*ended = false;
 	if (c->sock < 0)
 		return error_set(FTMEM_ESMP, "not connected to ftmem-smp of job %s", c->job);
-	while ((rc = wire_send(c->sock, request, sizeof(*request), fd)) == WIRE_AGAIN) {
+	rc = settle(c, deadline_ns);
+	while (!rc && (rc = wire_send(c->sock, request, sizeof(*request), fd)) == WIRE_AGAIN) {
 		rc = await(c, POLLOUT, deadline_ns);
 		if (rc)
 			return rc;
 	}
-	while (!rc && (rc = wire_receive(c->sock, &message, &bytes, &came)) == WIRE_AGAIN) {
+	while (!rc && (rc = receive(c, request->op, reply, &came)) == WIRE_AGAIN) {
 		rc = await(c, POLLIN, deadline_ns);
 		if (rc)
 			return rc;
@@ -107,10 +143,6 @@ static int exchange(struct smp_client *c, const struct wire_request *request, in
 		*ended = true;
 		return gone(c);
 	}
-	if (!rc)
-		rc = wire_reply_check(&message.reply, bytes, request->op);
-	if (!rc)
-		*reply = message.reply;
 	if (!rc && came >= 0 && !out)
 		rc = error_set(FTMEM_ESMP, "ftmem-smp sent a descriptor that was not asked for");
 	if (!rc && out && reply->result == 0 && came < 0)
@@ -154,8 +186,24 @@ static int check_server(struct smp_client *c)
 	return 0;
 }
 
+/* How long a connection may wait for a place in the queue: its turn comes, where one that
+ * only tries now and then finds others in front of it each time. */
+static int set_patience(int sock, uint64_t deadline_ns)
+{
+	uint64_t now = clock_ns(), ns = now < deadline_ns ? deadline_ns - now : 1000;
+	struct timeval most;
+
+	if (ns > QUEUE_MOST_NS)
+		ns = QUEUE_MOST_NS;
+	most = (struct timeval){.tv_sec = (time_t)(ns / 1000000000u),
+	                        .tv_usec = (suseconds_t)(ns % 1000000000u / 1000)};
+	if (setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof(most)) != 0)
+		return error_sys(FTMEM_ESYS, errno, "cannot set a deadline for a connection");
+	return 0;
+}
+
 /* enum attempt, or an error. */
-static int attempt(struct smp_client *c)
+static int attempt(struct smp_client *c, uint64_t deadline_ns)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	int rc = smp_path_of(c->dir, c->job, c->node, "sock", addr.sun_path, sizeof(addr.sun_path));
@@ -163,9 +211,13 @@ static int attempt(struct smp_client *c)
 	if (rc)
 		return rc;
 	disconnect(c);
-	c->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	/* Blocking, but only here: messages are sent and received with MSG_DONTWAIT. */
+	c->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (c->sock < 0)
 		return error_sys(FTMEM_ESYS, errno, "cannot make a socket");
+	rc = set_patience(c->sock, deadline_ns);
+	if (rc)
+		return rc;
 	if (connect(c->sock, (const struct sockaddr *)&addr, sizeof(addr)) == 0)
 		return check_server(c);
 	rc = errno;
@@ -188,6 +240,7 @@ static int hello(struct smp_client *c, uint64_t deadline_ns)
 	wire_request_init(&request, WIRE_HELLO, c->job);
 	request.rank = c->rank;
 	request.index = c->rank == WIRE_RANK_OBSERVER ? 0 : c->expire_s;
+	request.bytes = c->rank == WIRE_RANK_OBSERVER ? 0 : c->scrub_mib_s;
 	rc = exchange(c, &request, -1, &reply, NULL, deadline_ns, &ended);
 	if (ended)
 		return ATTEMPT_NONE;
@@ -195,8 +248,10 @@ static int hello(struct smp_client *c, uint64_t deadline_ns)
 		disconnect(c);
 	else if (reply.pid > 0)
 		c->pid = reply.pid;
-	if (!rc)
+	if (!rc) {
 		c->settled_s = reply.expire_s;
+		c->settled_mib_s = reply.scrub_mib_s ? reply.scrub_mib_s : WIRE_SCRUB_OFF;
+	}
 	return rc;
 }
 
@@ -206,7 +261,9 @@ static int start_one(struct smp_client *c, uint64_t deadline_ns)
 	                                    .dir = c->dir,
 	                                    .job = c->job,
 	                                    .node = c->node,
-	                                    .expire_s = c->expire_s ? c->expire_s : c->settled_s};
+	                                    .expire_s = c->expire_s ? c->expire_s : c->settled_s,
+	                                    .scrub_mib_s = c->scrub_mib_s ? c->scrub_mib_s
+	                                                                  : c->settled_mib_s};
 	int rc;
 
 	if (!c->smp_path)
@@ -234,7 +291,7 @@ static int connect_until(struct smp_client *c, uint64_t deadline_ns)
 			return rc;
 	}
 	for (;;) {
-		rc = attempt(c);
+		rc = attempt(c, deadline_ns);
 		if (rc == ATTEMPT_OK)
 			rc = hello(c, deadline_ns);
 		if (rc <= 0)
@@ -278,6 +335,7 @@ int smp_connect(const struct smp_config *config, struct smp_client **out)
 	c->sock = -1;
 	c->rank = config->rank;
 	c->expire_s = config->expire_s;
+	c->scrub_mib_s = config->scrub_mib_s;
 	c->timeout_ms = config->timeout_ms;
 	c->log = config->log;
 	c->dir = strdup(config->dir);
@@ -314,11 +372,16 @@ void smp_close(struct smp_client *c)
 
 bool smp_alive(struct smp_client *c)
 {
+	ssize_t n;
 	char byte;
 
+	if (c->sock < 0)
+		return false;
+	n = recv(c->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 	/* Between requests nothing may come: a message is as wrong as an end. */
-	return c->sock >= 0 && recv(c->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0
-	       && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+	if (n >= 0)
+		return n > 0 && c->owed;
+	return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
 }
 
 int smp_reconnect(struct smp_client *c)
@@ -348,7 +411,8 @@ int smp_info(struct smp_client *c, struct smp_info *out)
 	                         .arenas = reply.count,
 	                         .clients = reply.clients,
 	                         .expire_s = reply.expire_s,
-	                         .idle_s = reply.idle_s};
+	                         .idle_s = reply.idle_s,
+	                         .scrub_mib_s = reply.scrub_mib_s};
 	return 0;
 }
 
@@ -357,13 +421,15 @@ static void entry_of(const struct wire_reply *reply, struct smp_entry *e)
 	*e = (struct smp_entry){.epoch = reply->epoch,
 	                        .rank = reply->rank,
 	                        .bytes = reply->bytes,
-	                        .owner = reply->pid};
+	                        .owner = reply->pid,
+	                        .damage = reply->damage};
 	for (int i = 0; i < 2; i++) {
 		const struct wire_slot *s = &reply->slot[i];
 
 		e->slot[i].state = (enum slot_state)s->state;
 		e->slot[i].stamp = (struct stamp){s->incarnation, s->version};
 		e->filled_ns[i] = s->filled_ns;
+		e->check[i] = s->check;
 	}
 }
 
@@ -530,6 +596,63 @@ int smp_release(struct smp_client *c, uint64_t epoch, uint32_t rank)
 int smp_drop(struct smp_client *c, uint64_t epoch, uint32_t rank)
 {
 	return simple(c, WIRE_DROP, epoch, rank, -1);
+}
+
+int smp_scrub_again(struct smp_client *c, uint64_t epoch, uint32_t rank)
+{
+	struct wire_request request;
+	struct wire_reply reply;
+
+	wire_request_init(&request, WIRE_CHECK, c->job);
+	request.epoch = epoch;
+	request.rank = rank;
+	request.flags = WIRE_CHECK_AGAIN;
+	return call(c, &request, -1, &reply, NULL);
+}
+
+int smp_check_ask(struct smp_client *c, uint64_t epoch, uint32_t rank)
+{
+	struct wire_request request;
+	int rc;
+
+	if (c->sock < 0)
+		return error_set(FTMEM_ESMP, "not connected to ftmem-smp of job %s", c->job);
+	if (c->owed)
+		return FTMEM_BUSY;
+	wire_request_init(&request, WIRE_CHECK, c->job);
+	request.epoch = epoch;
+	request.rank = rank;
+	rc = wire_send(c->sock, &request, sizeof(request), -1);
+	if (rc == WIRE_CLOSED)
+		return gone(c);
+	if (rc < 0)
+		disconnect(c);
+	c->owed = rc == WIRE_OK;
+	return rc == WIRE_AGAIN ? FTMEM_BUSY : rc;
+}
+
+int smp_check_take(struct smp_client *c, struct smp_entry *out)
+{
+	struct wire_reply reply;
+	int rc, fd = -1;
+
+	if (!c->owed)
+		return error_set(FTMEM_EINVAL, "ftmem-smp was asked nothing");
+	rc = receive(c, WIRE_CHECK, &reply, &fd);
+	if (rc == WIRE_AGAIN)
+		return FTMEM_BUSY;
+	c->owed = false;
+	if (fd >= 0)
+		close(fd);
+	if (rc == WIRE_CLOSED)
+		return gone(c);
+	if (rc < 0)
+		disconnect(c);
+	else if (reply.result < 0)
+		rc = error_set(reply.result, "%s", reply.text);
+	if (!rc)
+		entry_of(&reply, out);
+	return rc;
 }
 
 int smp_retire(struct smp_client *c, uint64_t epoch)

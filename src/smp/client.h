@@ -23,6 +23,7 @@ struct smp_config {
 	const char *smp_path;    /* NULL: do not start one */
 	uint32_t rank;           /* or WIRE_RANK_OBSERVER */
 	uint32_t expire_s, timeout_ms;
+	uint32_t scrub_mib_s;    /* 0: leave it, or WIRE_SCRUB_OFF */
 	const struct log *log;
 };
 
@@ -34,6 +35,7 @@ struct smp_info {
 	uint32_t arenas;
 	uint32_t clients;         /* connections of ranks */
 	uint32_t expire_s, idle_s;/* settled time until expiry, how much has passed */
+	uint32_t scrub_mib_s;     /* 0: nothing is scrubbed */
 };
 
 /* An arena held by the SMP. */
@@ -44,12 +46,14 @@ struct smp_entry {
 	int32_t owner;               /* pid of the live process that leases it, 0: none */
 	struct commit_slot slot[2];  /* as the SMP reads them: states not verified */
 	uint64_t filled_ns[2];
+	uint32_t damage;             /* enum wire_damage of the arena, by the scrubber */
+	struct wire_check check[2];  /* of the slots: valid for this version */
 };
 
 /* Connects; starts an SMP if there is none, elected by an exclusive lock; the folder
- * is created if an SMP may be started. Strings of config are copied. A rank's expire_s,
- * if not 0, replaces the SMP's. If 0, one that is started to replace an SMP which died
- * gets that one's. */
+ * is created if an SMP may be started. Strings of config are copied. A rank's expire_s and
+ * scrub_mib_s, if not 0, replace the SMP's. If 0, one that is started to replace an SMP
+ * which died gets that one's. */
 int smp_connect(const struct smp_config *config, struct smp_client **out);
 /* Says goodbye: ends this client's leases. Accepts NULL. */
 void smp_close(struct smp_client *c);
@@ -80,6 +84,13 @@ int smp_drop(struct smp_client *c, uint64_t epoch, uint32_t rank);
 /* Lets the SMP check the arena's slots anew before all others; does not wait for the
  * result. EINVAL: no such arena. */
 int smp_scrub_again(struct smp_client *c, uint64_t epoch, uint32_t rank);
+/*
+ * What the SMP found in an arena, without waiting for it: ask, then take until it is there.
+ * Other calls in between throw the answer away. Both: BUSY: not yet. ask: also if an earlier
+ * answer is still to come. take: EINVAL: no such arena, or nothing was asked. ESMP.
+ */
+int smp_check_ask(struct smp_client *c, uint64_t epoch, uint32_t rank);
+int smp_check_take(struct smp_client *c, struct smp_entry *out);
 /* Frees all arenas of epochs below epoch. */
 int smp_retire(struct smp_client *c, uint64_t epoch);
 /* Frees all arenas of the job on this node. */

@@ -19,9 +19,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "error.h"
 #include "opts.h"
 #include "smp/path.h"
+#include "smp/scrub.h"
 #include "smp/server.h"
 #include "smp/spawn.h"
 
@@ -30,11 +32,14 @@
 #define VERSION                                                                                    \
 	STRING(FTMEM_VERSION_MAJOR) "." STRING(FTMEM_VERSION_MINOR) "." STRING(FTMEM_VERSION_PATCH)
 
+#define LINES_AT_ONCE 1000u
+#define LINE_NS       UINT64_C(1000000000)
+
 enum status { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_BUSY = 3 };
 
 static const char usage[] =
 	"usage: ftmem-smp --job JOB [--node NODE] [--dir DIR] [--expire SECONDS]\n"
-	"                 [--foreground]\n"
+	"                 [--scrub MIB_PER_S] [--foreground]\n"
 	"Keeps the snapshots of a job's ranks on this node, so that they outlive the\n"
 	"trainer. Trainers start it themselves; see ftmem-smp(1) for when to do it by hand.\n"
 	"  --job JOB         name of the job (or FTMEM_JOB)\n"
@@ -43,6 +48,8 @@ static const char usage[] =
 	"                    default: $XDG_RUNTIME_DIR/ftmem or /tmp/ftmem-UID\n"
 	"  --expire SECONDS  free the memory and end so long after the last rank left,\n"
 	"                    default 3600 (or FTMEM_EXPIRE_S)\n"
+	"  --scrub MIB_PER_S how fast what is held is read to find damage, 0: not at all,\n"
+	"                    default 64 (or FTMEM_SCRUB_MIB_S)\n"
 	"  --foreground      stay in the foreground, log to stderr\n"
 	"  --help, --version\n"
 	"Exit status: 0 it serves (or has served), 1 it cannot, 2 usage, 3 another\n"
@@ -54,20 +61,45 @@ struct service_process {
 	int lock, listener, log; /* -1: none */
 	struct server *server;
 	struct log to;
+	uint64_t lines_ns; /* when the lines written so far would have been, at their rate */
+	uint64_t withheld; /* lines since the last one that was written */
 };
 
-static void write_line(void *arg, int level, const char *line)
+static void write_text(int level, const char *line)
 {
 	static const char *const name[] = {"", "error", "warn", "info", "debug"};
 	struct timespec now;
 	struct tm tm;
 	char when[32];
 
-	(void)arg;
 	clock_gettime(CLOCK_REALTIME, &now);
 	gmtime_r(&now.tv_sec, &tm);
 	strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", &tm);
 	dprintf(STDERR_FILENO, "%s %s %s\n", when, name[level], line);
+}
+
+/* Clients without manners must not fill the disk: so many lines at once, then one each
+ * second. */
+static void write_line(void *arg, int level, const char *line)
+{
+	struct service_process *p = arg;
+	uint64_t burst = LINES_AT_ONCE * LINE_NS, now = clock_ns() + burst;
+	char text[64];
+
+	if (p->lines_ns + burst < now)
+		p->lines_ns = now - burst;
+	if (p->lines_ns > now) {
+		p->withheld++;
+		return;
+	}
+	p->lines_ns += LINE_NS;
+	if (p->withheld) {
+		snprintf(text, sizeof(text), "%llu lines withheld: too many",
+		         (unsigned long long)p->withheld);
+		write_text(FTMEM_LOG_WARN, text);
+	}
+	p->withheld = 0;
+	write_text(level, line);
 }
 
 static int fail(void)
@@ -76,16 +108,33 @@ static int fail(void)
 	return STATUS_FAILED;
 }
 
-static int parse_seconds(const char *text, uint32_t *out)
+static bool parse_number(const char *text, uint32_t most, uint32_t *out)
 {
 	unsigned long long value;
 	char *end;
 
 	errno = 0;
 	value = strtoull(text, &end, 10);
-	if (errno || *end || text[0] < '0' || text[0] > '9' || !value || value > UINT32_MAX)
-		return error_set(FTMEM_EINVAL, "--expire %.40s: must be a number of seconds", text);
 	*out = (uint32_t)value;
+	return !errno && !*end && text[0] >= '0' && text[0] <= '9' && value <= most;
+}
+
+static int parse_seconds(const char *text, uint32_t *out)
+{
+	if (!parse_number(text, UINT32_MAX, out) || !*out)
+		return error_set(FTMEM_EINVAL, "--expire %.40s: must be a number of seconds", text);
+	return 0;
+}
+
+static int parse_rate(const char *text, uint32_t *out)
+{
+	if (!parse_number(text, SCRUB_MIB_S_MAX, out))
+		return error_set(FTMEM_EINVAL,
+		                 "--scrub %.40s: must be a number of MiB per second up to %u, 0: "
+		                 "nothing is read",
+		                 text, SCRUB_MIB_S_MAX);
+	if (!*out)
+		*out = FTMEM_SCRUB_OFF;
 	return 0;
 }
 
@@ -95,8 +144,9 @@ static int parse(int argc, char **argv, struct service_process *p)
 	static const struct option options[] = {
 		{"job", required_argument, NULL, 'j'},  {"node", required_argument, NULL, 'n'},
 		{"dir", required_argument, NULL, 'd'},  {"expire", required_argument, NULL, 'e'},
-		{"foreground", no_argument, NULL, 'f'}, {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'v'},    {NULL, 0, NULL, 0},
+		{"scrub", required_argument, NULL, 's'}, {"foreground", no_argument, NULL, 'f'},
+		{"help", no_argument, NULL, 'h'},       {"version", no_argument, NULL, 'v'},
+		{NULL, 0, NULL, 0},
 	};
 	struct ftmem_opts opts = FTMEM_OPTS_INIT;
 	int c;
@@ -109,6 +159,12 @@ static int parse(int argc, char **argv, struct service_process *p)
 		case 'f': p->foreground = true; break;
 		case 'e':
 			if (parse_seconds(optarg, &opts.expire_s)) {
+				fail();
+				return STATUS_USAGE;
+			}
+			break;
+		case 's':
+			if (parse_rate(optarg, &opts.scrub_mib_s)) {
 				fail();
 				return STATUS_USAGE;
 			}
@@ -128,6 +184,10 @@ static int parse(int argc, char **argv, struct service_process *p)
 	}
 	if (p->opts.expire_s == 0)
 		p->opts.expire_s = OPTS_EXPIRE_S;
+	if (p->opts.scrub_mib_s == 0)
+		p->opts.scrub_mib_s = OPTS_SCRUB_MIB_S;
+	if (p->opts.scrub_mib_s == FTMEM_SCRUB_OFF)
+		p->opts.scrub_mib_s = 0;
 	return -1;
 }
 
@@ -171,6 +231,7 @@ static int start_server(struct service_process *p)
 {
 	const struct server_config config = {.job = p->opts.job,
 	                                     .expire_s = p->opts.expire_s,
+	                                     .scrub_mib_s = p->opts.scrub_mib_s,
 	                                     .listener = p->listener,
 	                                     .log = &p->to};
 
@@ -320,7 +381,8 @@ int main(int argc, char **argv)
 	signal(SIGHUP, SIG_IGN);
 	umask(077);
 	raise_limit();
-	p.to = (struct log){.fn = write_line, .level = p.opts.log.level, .rank = LOG_NO_RANK};
+	p.to = (struct log){
+		.fn = write_line, .arg = &p, .level = p.opts.log.level, .rank = LOG_NO_RANK};
 	rc = take_place(&p);
 	if (rc >= 0)
 		return rc;

@@ -34,6 +34,7 @@ static void describe_all(struct turn *t)
 	t->reply->expire_s = service->expire_s;
 	t->reply->idle_s = service->idle_s;
 	t->reply->clients = service->clients;
+	t->reply->scrub_mib_s = service->scrub_mib_s;
 }
 
 static int on_hello(struct turn *t)
@@ -52,8 +53,20 @@ static int on_hello(struct turn *t)
 	t->session->rank = r->rank;
 	if (r->rank != WIRE_RANK_OBSERVER && r->index && r->index <= UINT32_MAX)
 		t->service->expire_s = (uint32_t)r->index;
+	if (r->rank != WIRE_RANK_OBSERVER && r->bytes && r->bytes <= UINT32_MAX)
+		t->service->scrub_mib_s = r->bytes == WIRE_SCRUB_OFF ? 0 : (uint32_t)r->bytes;
 	describe_all(t);
 	return 0;
+}
+
+static void describe(struct turn *t, const struct store_entry *e)
+{
+	t->reply->epoch = e->epoch;
+	t->reply->rank = e->rank;
+	t->reply->bytes = e->bytes;
+	t->reply->pid = e->lease.pid;
+	t->reply->damage = e->check.damage;
+	store_slots(e, t->reply->slot);
 }
 
 static int on_list(struct turn *t)
@@ -64,12 +77,19 @@ static int on_list(struct turn *t)
 	t->reply->generation = store_generation(t->service->store);
 	if (!e)
 		return FTMEM_FRESH;
-	t->reply->epoch = e->epoch;
-	t->reply->rank = e->rank;
-	t->reply->bytes = e->bytes;
-	t->reply->pid = e->lease.pid;
-	store_slots(e, t->reply->slot);
+	describe(t, e);
 	return 0;
+}
+
+static int on_check(struct turn *t)
+{
+	const struct wire_request *r = t->request;
+	const struct store_entry *e = NULL;
+	int rc = store_check(t->service->store, r->epoch, r->rank, r->flags & WIRE_CHECK_AGAIN, &e);
+
+	if (!rc)
+		describe(t, e);
+	return rc;
 }
 
 static void log_arena(const struct turn *t, const char *what)
@@ -187,6 +207,7 @@ static const struct rule rules[WIRE_OPS] = {
 	[WIRE_FORGET] = {on_forget, true, false, 0},
 	[WIRE_STOP] = {on_stop, true, false, WIRE_STOP_FORCE},
 	[WIRE_BYE] = {on_bye, true, false, 0},
+	[WIRE_CHECK] = {on_check, false, false, WIRE_CHECK_AGAIN},
 };
 
 static bool keeps_rules(const struct turn *t)

@@ -15,6 +15,7 @@ struct service {
 	const struct log *log;
 	uint64_t started_ns; /* CLOCK_REALTIME */
 	uint32_t expire_s;
+	uint32_t scrub_mib_s; /* 0: off */
 	uint32_t clients; /* connections of ranks */
 	uint32_t idle_s;
 	bool stop; /* set by STOP */

@@ -3,9 +3,11 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -13,10 +15,16 @@
 #include "clock.h"
 #include "error.h"
 #include "smp/requests.h"
+#include "smp/scrub.h"
 
 #define SECOND          UINT64_C(1000000000)
 /* After accept() failed for want of descriptors or memory. */
 #define ACCEPT_PAUSE_NS (SECOND / 10)
+/* Of requests alone, before the scrubber has a turn. */
+#define SCRUB_LATE_NS   SECOND
+/* Descriptors beside those of connections and arenas. */
+#define FDS_OTHER       16u
+#define PEERS_LEAST     8u
 
 struct peer {
 	int fd; /* -1: free */
@@ -31,8 +39,9 @@ struct server {
 	uint64_t listen_ns;   /* not before */
 	uint64_t idle_ns;     /* since when; 0: not idle */
 	uint64_t connections; /* made so far: their identifiers */
-	uint32_t peers;
+	uint32_t peers, peers_max;
 	struct service service;
+	struct scrub *scrub;
 	struct process_table table;
 	struct peer peer[SERVER_PEERS_MAX];
 };
@@ -61,7 +70,7 @@ static void listen_pause(struct server *s, uint64_t ns)
 
 static void listen_again(struct server *s)
 {
-	if (!s->listening && s->peers < SERVER_PEERS_MAX && clock_ns() >= s->listen_ns)
+	if (!s->listening && s->peers < s->peers_max && clock_ns() >= s->listen_ns)
 		s->listening = !watch(s, s->listener, SOURCE_LISTENER, 0);
 }
 
@@ -75,6 +84,13 @@ static void peer_close(struct server *s, struct peer *p)
 	memset(p, 0, sizeof(*p));
 	p->fd = -1;
 	s->peers--;
+}
+
+static void peer_close_quiet(struct server *s, struct peer *p, const char *why)
+{
+	log_line(s->service.log, FTMEM_LOG_DEBUG, "connection of process %d closed: %s",
+	         p->session.holder.pid, why);
+	peer_close(s, p);
 }
 
 static void peer_close_bad(struct server *s, struct peer *p)
@@ -124,31 +140,6 @@ static int peer_identify(struct server *s, struct peer *p)
 	return rc;
 }
 
-static void peer_accept(struct server *s)
-{
-	int fd = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct peer *p = s->peer;
-	int rc;
-
-	if (fd < 0) {
-		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-			listen_pause(s, ACCEPT_PAUSE_NS);
-		return;
-	}
-	while (p->fd >= 0)
-		p++;
-	p->fd = fd;
-	p->since_ns = clock_ns();
-	p->session = (struct session){.holder.connection = ++s->connections};
-	if (++s->peers == SERVER_PEERS_MAX)
-		listen_pause(s, 0);
-	rc = peer_identify(s, p);
-	if (!rc)
-		rc = watch(s, fd, SOURCE_PEER, (uint64_t)(p - s->peer));
-	if (rc)
-		peer_close_bad(s, p);
-}
-
 /* To a client of another version: it knows where magic, version and result lie. */
 static void refuse_version(struct peer *p, const struct wire_request *request)
 {
@@ -184,6 +175,13 @@ static int peer_serve(struct server *s, struct peer *p)
 	if (rc)
 		return rc;
 	rc = wire_send(p->fd, &reply, sizeof(reply), send_fd);
+	if (rc == WIRE_AGAIN && send_fd >= 0) {
+		wire_reply_init(&reply, message.request.op);
+		reply.result = FTMEM_ESYS;
+		snprintf(reply.text, sizeof(reply.text),
+		         "too many descriptors of this user are on their way between processes");
+		rc = wire_send(p->fd, &reply, sizeof(reply), -1);
+	}
 	if (rc == WIRE_AGAIN)
 		return error_set(FTMEM_EINVAL, "it does not read its replies");
 	if (!rc && !p->session.hello)
@@ -202,6 +200,99 @@ static void peer_ready(struct server *s, struct peer *p)
 		peer_close(s, p);
 	else if (rc < 0)
 		peer_close_bad(s, p);
+}
+
+/* The one that has been quiet for longest, of silent ones or of observers. */
+static struct peer *quietest(struct server *s, bool hello)
+{
+	struct peer *found = NULL;
+
+	for (struct peer *p = s->peer; p < s->peer + SERVER_PEERS_MAX; p++) {
+		if (p->fd < 0 || p->session.hello != hello
+		    || (hello && p->session.rank != WIRE_RANK_OBSERVER))
+			continue;
+		if (!found || p->since_ns < found->since_ns)
+			found = p;
+	}
+	return found;
+}
+
+/* Of the process with the most connections, if it has several, the one that has been quiet
+ * for longest. */
+static struct peer *superfluous(struct server *s)
+{
+	struct peer *found = NULL;
+	uint32_t most = 1;
+
+	for (struct peer *p = s->peer; p < s->peer + SERVER_PEERS_MAX; p++) {
+		struct peer *quiet = p;
+		uint32_t count = 0;
+
+		/* Those that cannot be seen from here cannot be told apart either. */
+		if (p->fd < 0 || !p->session.holder.process)
+			continue;
+		for (struct peer *q = s->peer; q < s->peer + SERVER_PEERS_MAX; q++) {
+			if (q->fd < 0 || q->session.holder.process != p->session.holder.process)
+				continue;
+			count++;
+			if (q->since_ns < quiet->since_ns)
+				quiet = q;
+		}
+		if (count > most) {
+			most = count;
+			found = quiet;
+		}
+	}
+	return found;
+}
+
+/* Closes one connection in favour of another. False: there is none to be closed. */
+static bool make_room(struct server *s)
+{
+	struct peer *p;
+
+	while (s->peers >= s->peers_max && (p = quietest(s, false))) {
+		/* It may have said something by now. */
+		peer_ready(s, p);
+		if (p->fd < 0 || p->session.hello)
+			continue;
+		peer_close_quiet(s, p, "others came, and it said nothing");
+	}
+	if (s->peers >= s->peers_max && (p = quietest(s, true)))
+		peer_close_quiet(s, p, "others came, and it asked nothing for longest");
+	if (s->peers >= s->peers_max && (p = superfluous(s)))
+		peer_close_quiet(s, p, "others came, and its process has more");
+	return s->peers < s->peers_max;
+}
+
+static void peer_accept(struct server *s)
+{
+	struct peer *p = s->peer;
+	int rc, fd;
+
+	if (s->peers >= s->peers_max && !make_room(s)) {
+		listen_pause(s, 0);
+		return;
+	}
+	fd = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0) {
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+			listen_pause(s, ACCEPT_PAUSE_NS);
+		return;
+	}
+	while (p->fd >= 0)
+		p++;
+	p->fd = fd;
+	p->since_ns = clock_ns();
+	p->session = (struct session){.holder.connection = ++s->connections};
+	s->peers++;
+	rc = peer_identify(s, p);
+	if (!rc)
+		rc = watch(s, fd, SOURCE_PEER, (uint64_t)(p - s->peer));
+	if (rc)
+		peer_close_bad(s, p);
+	else
+		peer_ready(s, p);
 }
 
 static void on_signal(struct server *s)
@@ -284,7 +375,7 @@ static uint64_t idle_expire(struct server *s, uint64_t now)
 	end = s->idle_ns + service->expire_s * SECOND;
 	if (now < end)
 		return end;
-	end = observers_until(s);
+	end = earlier(observers_until(s), end + SERVER_GRACE_S * SECOND);
 	if (now < end)
 		return end;
 	log_line(service->log, FTMEM_LOG_INFO,
@@ -304,6 +395,20 @@ static int timeout_ms(uint64_t now, uint64_t next)
 	return ms > 60000 ? 60000 : (int)ms;
 }
 
+static uint64_t scrub_next(const struct server *s)
+{
+	return s->service.scrub_mib_s ? scrub_due(s->scrub) : UINT64_MAX;
+}
+
+/* busy: a request was there. */
+static void scrub_now(struct server *s, bool busy)
+{
+	uint64_t now = clock_ns(), due = scrub_next(s);
+
+	if (due <= now && (!busy || now - due >= SCRUB_LATE_NS))
+		scrub_step(s->scrub, s->service.scrub_mib_s, now);
+}
+
 int server_run(struct server *s)
 {
 	while (!s->service.stop) {
@@ -312,8 +417,9 @@ int server_run(struct server *s)
 		int n;
 
 		next = earlier(peers_expire(s, now), idle_expire(s, now));
+		next = earlier(next, scrub_next(s));
 		listen_again(s);
-		if (!s->listening && s->peers < SERVER_PEERS_MAX)
+		if (!s->listening && s->peers < s->peers_max)
 			next = earlier(next, now + ACCEPT_PAUSE_NS);
 		if (s->service.stop)
 			break;
@@ -322,6 +428,7 @@ int server_run(struct server *s)
 			return error_sys(FTMEM_ESYS, errno, "cannot wait for events");
 		if (n > 0)
 			dispatch(s, event.data.u64);
+		scrub_now(s, n > 0);
 	}
 	return 0;
 }
@@ -339,6 +446,21 @@ static int signals_open(struct server *s)
 	if (s->signals < 0)
 		return error_sys(FTMEM_ESYS, errno, "cannot receive signals");
 	return watch(s, s->signals, SOURCE_SIGNALS, 0);
+}
+
+/* Divides the descriptors that the process may have: two for each connection, with its
+ * process, and for each arena, with its holder's. */
+static void share_descriptors(struct server *s)
+{
+	struct rlimit limit = {0};
+	uint64_t room = UINT32_MAX, peers;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < room)
+		room = limit.rlim_cur;
+	peers = earlier(room / 8, SERVER_PEERS_MAX);
+	s->peers_max = peers < PEERS_LEAST ? PEERS_LEAST : (uint32_t)peers;
+	room -= earlier(room, 2 * (uint64_t)s->peers_max + FDS_OTHER);
+	store_limit(s->service.store, (uint32_t)(room / 2));
 }
 
 int server_new(const struct server_config *config, struct server **out)
@@ -359,6 +481,7 @@ int server_new(const struct server_config *config, struct server **out)
 	clock_gettime(CLOCK_REALTIME, &now);
 	s->service.started_ns = (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec;
 	s->service.expire_s = config->expire_s;
+	s->service.scrub_mib_s = config->scrub_mib_s;
 	s->service.log = config->log;
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (s->epoll < 0)
@@ -366,11 +489,14 @@ int server_new(const struct server_config *config, struct server **out)
 	else
 		rc = store_new(s->job, &s->table, &s->service.store);
 	if (!rc)
+		rc = scrub_new(s->service.store, config->log, &s->scrub);
+	if (!rc)
 		rc = signals_open(s);
 	if (rc) {
 		server_free(s);
 		return rc;
 	}
+	share_descriptors(s);
 	listen_again(s);
 	*out = s;
 	return 0;
@@ -388,6 +514,7 @@ void server_free(struct server *s)
 		if (s->peer[i].fd >= 0)
 			peer_close(s, &s->peer[i]);
 	store_free(s->service.store);
+	scrub_free(s->scrub);
 	if (s->signals >= 0)
 		close(s->signals);
 	if (s->epoll >= 0)

@@ -171,23 +171,31 @@ static int judge(const struct spawn_config *config, const char *line)
 
 int smp_spawn(const struct spawn_config *config, uint64_t deadline_ns)
 {
-	char line[LINE_MAX_BYTES], expire[16];
-	char *argv[] = {"ftmem-smp",
-	                "--job",
-	                (char *)(uintptr_t)config->job,
-	                "--node",
-	                (char *)(uintptr_t)config->node,
-	                "--dir",
-	                (char *)(uintptr_t)config->dir,
-	                config->expire_s ? "--expire" : NULL,
-	                expire,
-	                NULL};
+	char line[LINE_MAX_BYTES], expire[16], scrub[16];
+	char *argv[12] = {"ftmem-smp",
+	                  "--job",
+	                  (char *)(uintptr_t)config->job,
+	                  "--node",
+	                  (char *)(uintptr_t)config->node,
+	                  "--dir",
+	                  (char *)(uintptr_t)config->dir};
+	size_t args = 7;
 	char **env = NULL;
 	int pipe_fd[2] = {-1, -1};
 	pid_t pid = -1;
 	int rc;
 
 	snprintf(expire, sizeof(expire), "%u", config->expire_s);
+	snprintf(scrub, sizeof(scrub), "%u",
+	         config->scrub_mib_s == UINT32_MAX ? 0 : config->scrub_mib_s);
+	if (config->expire_s) {
+		argv[args++] = "--expire";
+		argv[args++] = expire;
+	}
+	if (config->scrub_mib_s) {
+		argv[args++] = "--scrub";
+		argv[args++] = scrub;
+	}
 	env = environment_new();
 	if (!env)
 		return error_set(FTMEM_ENOMEM, "no memory to start %s", config->smp_path);

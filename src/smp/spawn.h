@@ -19,7 +19,8 @@
 struct spawn_config {
 	const char *smp_path;
 	const char *dir, *job, *node;
-	uint32_t expire_s; /* 0: the program's default */
+	uint32_t expire_s;    /* 0: the program's default */
+	uint32_t scrub_mib_s; /* the same; UINT32_MAX: off */
 };
 
 /*

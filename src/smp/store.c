@@ -24,8 +24,8 @@ struct store {
 	char job[FTMEM_NAME_MAX + 1];
 	struct process_table *table;
 	struct store_entry *entry;
-	uint32_t count, room;
-	uint64_t generation;
+	uint32_t count, room, limit;
+	uint64_t generation, asks;
 };
 
 int store_new(const char *job, struct process_table *table, struct store **out)
@@ -37,8 +37,14 @@ int store_new(const char *job, struct process_table *table, struct store **out)
 	memcpy(s->job, job, strnlen(job, FTMEM_NAME_MAX));
 	s->table = table;
 	s->generation = 1;
+	s->limit = STORE_MAX;
 	*out = s;
 	return 0;
+}
+
+void store_limit(struct store *s, uint32_t arenas)
+{
+	s->limit = arenas < STORE_MAX ? arenas : STORE_MAX;
 }
 
 static void lease_end(struct store *s, struct store_entry *e)
@@ -107,7 +113,17 @@ uint64_t store_generation(const struct store *s)
 	return s->generation;
 }
 
+uint64_t store_asks(const struct store *s)
+{
+	return s->asks;
+}
+
 const struct store_entry *store_at(const struct store *s, uint64_t index)
+{
+	return index < s->count ? &s->entry[index] : NULL;
+}
+
+struct store_entry *store_scrubbed(struct store *s, uint64_t index)
 {
 	return index < s->count ? &s->entry[index] : NULL;
 }
@@ -118,6 +134,12 @@ static struct store_entry *find(const struct store *s, uint64_t epoch, uint32_t 
 		if (s->entry[i].epoch == epoch && s->entry[i].rank == rank)
 			return &s->entry[i];
 	return NULL;
+}
+
+/* Whether there can be an arena called so. */
+static bool names_arena(uint64_t epoch, uint32_t rank)
+{
+	return epoch > 0 && rank != WIRE_RANK_OBSERVER;
 }
 
 static int none(uint64_t epoch, uint32_t rank)
@@ -134,15 +156,26 @@ static bool read_header(int fd, uint64_t bytes, struct arena_header *h)
 	       && h->arena_bytes <= bytes;
 }
 
-static void read_slot(int fd, uint64_t offset, struct wire_slot *out)
+/* Gives what is known of the slot if that is of what it holds. */
+static void tell_check(const struct store_slot_check *c, uint64_t word, struct wire_slot *out)
 {
-	struct slot_header h;
-	uint64_t word;
+	if (c->word == word && c->incarnation == out->incarnation)
+		out->check = c->found;
+}
+
+static void read_slot(int fd, uint64_t offset, const struct store_slot_check *check,
+                      struct wire_slot *out)
+{
+	struct slot_header h = {0};
+	uint64_t word = 0;
 
 	for (int i = 0; i < READ_TRIES; i++) {
 		if (offset > INT64_MAX
-		    || pread(fd, &h, sizeof(h), (off_t)offset) != (ssize_t)sizeof(h))
+		    || pread(fd, &h, sizeof(h), (off_t)offset) != (ssize_t)sizeof(h)) {
+			*out = (struct wire_slot){.state = SLOT_EMPTY,
+			                          .check.damage = WIRE_DAMAGE_HEADER};
 			return;
+		}
 		memcpy(&word, &h, sizeof(word));
 		out->state = (uint32_t)(word & 0xff);
 		out->version = word >> 8;
@@ -153,9 +186,12 @@ static void read_slot(int fd, uint64_t offset, struct wire_slot *out)
 			continue;
 		out->incarnation = h.incarnation;
 		out->filled_ns = h.filled_ns;
+		tell_check(check, word, out);
 		return;
 	}
-	*out = (struct wire_slot){.state = SLOT_EMPTY};
+	*out = (struct wire_slot){.state = SLOT_EMPTY, .incarnation = h.incarnation};
+	tell_check(check, word, out);
+	out->incarnation = 0;
 }
 
 void store_slots(const struct store_entry *e, struct wire_slot out[2])
@@ -166,7 +202,7 @@ void store_slots(const struct store_entry *e, struct wire_slot out[2])
 	for (int i = 0; i < 2; i++) {
 		out[i] = (struct wire_slot){.state = SLOT_EMPTY};
 		if (readable)
-			read_slot(e->fd, h.slot_offset[i], &out[i]);
+			read_slot(e->fd, h.slot_offset[i], &e->check.slot[i], &out[i]);
 	}
 }
 
@@ -176,11 +212,11 @@ static int reserve(struct store *s)
 	struct store_entry *more;
 	uint32_t room = s->room ? s->room * 2 : 16;
 
-	if (s->count < s->room)
-		return 0;
-	if (s->count >= STORE_MAX)
+	if (s->count >= s->limit)
 		return error_set(FTMEM_ENOMEM, "ftmem-smp holds %u arenas and takes no more",
 		                 s->count);
+	if (s->count < s->room)
+		return 0;
 	more = realloc(s->entry, room * sizeof(*more));
 	if (!more)
 		return error_set(FTMEM_ENOMEM, "no memory to hold another arena");
@@ -208,11 +244,12 @@ static void append(struct store *s, uint64_t epoch, uint32_t rank, int fd, const
 int store_create(struct store *s, uint64_t epoch, uint32_t rank, uint64_t bytes,
                  const struct holder *holder, int *fd)
 {
+	const uint64_t unwritten = ARENA_UNWRITTEN;
 	char name[FTMEM_NAME_MAX + 64];
 	struct stat st;
 	int memory, rc;
 
-	if (!epoch || rank == WIRE_RANK_OBSERVER || bytes < ARENA_PAGE || bytes > INT64_MAX)
+	if (!names_arena(epoch, rank) || bytes < ARENA_PAGE || bytes > INT64_MAX)
 		return error_set(FTMEM_EINVAL,
 		                 "an arena of %llu bytes for rank %u, epoch %llu cannot "
 		                 "be",
@@ -229,6 +266,7 @@ int store_create(struct store *s, uint64_t epoch, uint32_t rank, uint64_t bytes,
 		return error_sys(errno == ENOMEM ? FTMEM_ENOMEM : FTMEM_ESYS, errno,
 		                 "cannot make an arena of rank %u", rank);
 	if (ftruncate(memory, (off_t)bytes) != 0 || fcntl(memory, F_ADD_SEALS, SEALS) != 0
+	    || pwrite(memory, &unwritten, sizeof(unwritten), 0) != (ssize_t)sizeof(unwritten)
 	    || fstat(memory, &st) != 0) {
 		rc = error_sys(errno == ENOMEM || errno == EFBIG ? FTMEM_ENOMEM : FTMEM_ESYS, errno,
 		               "cannot make an arena of %llu bytes for rank %u",
@@ -283,8 +321,8 @@ static int check_adopted(const struct store *s, uint64_t epoch, uint32_t rank, i
 	    || !S_ISREG(st->st_mode) || (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
 		return error_set(FTMEM_EINVAL,
 		                 "what was handed over for rank %u is no sealed memory", rank);
-	if (!read_header(fd, (uint64_t)st->st_size, &h) || h.epoch != epoch || h.rank != rank
-	    || strncmp(h.job, s->job, sizeof(h.job)) != 0)
+	if (!read_header(fd, (uint64_t)st->st_size, &h) || !names_arena(epoch, rank)
+	    || h.epoch != epoch || h.rank != rank || strncmp(h.job, s->job, sizeof(h.job)) != 0)
 		return error_set(FTMEM_EINVAL,
 		                 "what was handed over is no arena of job %s, rank %u, "
 		                 "epoch %llu",
@@ -313,6 +351,21 @@ int store_adopt(struct store *s, uint64_t epoch, uint32_t rank, int fd, const st
 	else if (!rc)
 		append(s, epoch, rank, fd, &st, holder);
 	return rc;
+}
+
+int store_check(struct store *s, uint64_t epoch, uint32_t rank, bool again,
+                const struct store_entry **out)
+{
+	struct store_entry *e = find(s, epoch, rank);
+
+	if (!e)
+		return none(epoch, rank);
+	if (again) {
+		e->check = (struct store_check){.first = true};
+		s->asks++;
+	}
+	*out = e;
+	return 0;
 }
 
 int store_release(struct store *s, uint64_t epoch, uint32_t rank, const struct holder *holder)

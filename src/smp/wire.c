@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -15,8 +16,10 @@ _Static_assert(offsetof(struct wire_request, epoch) == 24
                "documented in docs/formats.md");
 _Static_assert(offsetof(struct wire_reply, bytes) == 32
                        && offsetof(struct wire_reply, generation) == 64
-                       && offsetof(struct wire_reply, slot) == 80 && sizeof(struct wire_slot) == 32
-                       && offsetof(struct wire_reply, text) == 144,
+                       && offsetof(struct wire_reply, slot) == 88
+                       && offsetof(struct wire_slot, check) == 32
+                       && offsetof(struct wire_check, block) == 40
+                       && offsetof(struct wire_reply, text) == 360,
                "documented in docs/formats.md");
 
 /* Room to see that there were too many; the kernel drops those beyond. */
@@ -121,6 +124,25 @@ int wire_receive(int sock, union wire_message *msg, size_t *bytes, int *fd)
 	return WIRE_OK;
 }
 
+const char *wire_damage_text(uint32_t damage)
+{
+	static const char *const text[WIRE_DAMAGES] = {
+		[WIRE_WHOLE] = "nothing",         [WIRE_DAMAGE_HEADER] = "header",
+		[WIRE_DAMAGE_MAP] = "map",        [WIRE_DAMAGE_RAILS] = "rails",
+		[WIRE_DAMAGE_STATE] = "state",    [WIRE_DAMAGE_SUMS] = "checksums",
+		[WIRE_DAMAGE_MISSING] = "memory",
+	};
+
+	return damage < WIRE_DAMAGES ? text[damage] : "something";
+}
+
+const char *wire_block_text(const struct wire_block *b, char text[WIRE_BLOCK_TEXT])
+{
+	snprintf(text, WIRE_BLOCK_TEXT, "%s %u of rail %u, block %u",
+	         b->parity ? "parity row" : "data chunk", b->index, b->rail, b->row);
+	return text;
+}
+
 void wire_request_init(struct wire_request *r, enum wire_op op, const char *job)
 {
 	memset(r, 0, sizeof(*r));
@@ -173,5 +195,8 @@ int wire_reply_check(struct wire_reply *r, size_t bytes, uint32_t op)
 	if (bytes != sizeof(*r) || r->op != op)
 		return error_set(FTMEM_ESMP, "ftmem-smp answered something that was not asked");
 	r->text[sizeof(r->text) - 1] = '\0';
+	for (int i = 0; i < 2; i++)
+		if (r->slot[i].check.named > WIRE_BLOCKS)
+			r->slot[i].check.named = WIRE_BLOCKS;
 	return 0;
 }

@@ -4,36 +4,43 @@
 
 A case is a row of mpiruns in which something goes wrong (crash_cases.py). Then the job
 is started undisturbed, and must restore a version no older than the newest that any
-rank knew to be committed, exact and the same on all ranks. Then `ftmem verify` must
-find nothing, and as many other nodes as parity covers are lost: the job must come back
-again, which proves that its redundancy was whole.
+rank knew to be committed, exact and the same on all ranks. That its redundancy is whole
+is proved by the trainer, which spoils the memory of every set of nodes that parity covers,
+of what was restored and again of what was stored then: each time all must come back, with
+the same parity. Then `ftmem verify` must find every rank's memory good. In every fourth case,
+and in all with --full or --case, as many nodes as parity covers are then lost in earnest: the
+job must come back once more.
 """
 import argparse
 import collections
 import concurrent.futures
-import itertools
+import json
+import pathlib
 import random
+import re
 import shlex
 import sys
 import threading
 import time
 
 import crash_cases
+import crash_report
 from harness import Failure, Job, add_arguments, end_on_sigterm, expect, natural, \
     processes_of, programs, wait_for
 
 # Rank processes are gone so soon after mpirun has ended.
-GONE_S = 5
+GONE_S = 60
 
 
 class Trial:
     """One case being tried."""
 
-    def __init__(self, case, args):
+    def __init__(self, case, args, lose):
         self.case = case
         self.args = args
+        self.lose_again = lose
         self.random = random.Random(f"{args.seed} {case.name}")
-        self.job = Job(args, case.nodes, case.parity)
+        self.job = Job(args, case.nodes, case.parity, quick=True)
         self.replaced = {}       # original node: times replaced
         self.hidden = {}         # rank: node
         self.history = []        # restored versions
@@ -131,44 +138,51 @@ class Trial:
 
     # --- the whole ---
 
-    def prove_whole(self, nodes):
-        """Loses nodes; what was committed last must come back."""
+    def verify(self):
+        """`ftmem verify` finds what was committed last, good, in the memory of every rank."""
         committed = self.job.committed()
+        found = []
         for node in dict.fromkeys(self.job.nodes):
             done = self.job.ftmem("verify", self.job.name, "--node", node)
             expect(done.returncode == 0, f"ftmem verify: {done.stdout}{done.stderr}")
+            found += re.findall(rf"rank (\d+), .*: version {committed} good", done.stdout)
+        expect(sorted(map(int, found)) == list(range(len(self.job.nodes))),
+               f"version {committed} was committed; ftmem verify finds it of ranks {found}")
+
+    def prove_whole(self):
+        """Undisturbed, then perhaps without some nodes: what was committed last must come
+        back."""
+        self.run(crash_cases.Act("", "ok", options=("--prove",)), 2)
+        wanted = self.case.restores
+        known = [v for v in self.history if v != "fresh"]
+        expect(not wanted or known[:1] == [wanted],
+               f"restored {self.history}, where {wanted} was to come back first")
+        self.verify()
+        if not self.lose_again:
+            return
+        committed = self.job.committed()
+        nodes = self.choose(self.case.parity)
         self.lose(nodes)
-        self.run(crash_cases.Act("", "ok"), 1)
+        self.run(crash_cases.Act("", "ok"), 0)
         expect(self.history[-1] == committed,
                f"after the loss of {', '.join(nodes)}: restored {self.history[-1]}, but version "
                f"{committed} was committed")
 
-    def subsets(self):
-        if not self.args.full:
-            yield self.choose(self.case.parity)
-            return
-        ranks = range(len(set(self.case.nodes)))
-        for ranks_lost in itertools.combinations(ranks, self.case.parity):
-            nodes = list(dict.fromkeys(self.job.nodes))
-            yield [nodes[i] for i in ranks_lost]
-
     def all(self):
         for act in self.case.acts:
             self.run(act, self.case.steps)
-        self.run(crash_cases.Act("", "ok"), 2)
-        for nodes in self.subsets():
-            self.prove_whole(nodes)
+        self.prove_whole()
 
 
 stop = threading.Event()
 running = set()
 
 
-def attempt(case, args):
+def attempt(case, args, lose):
     """Name, result text or None if good, what was restored, seconds."""
     if stop.is_set():
         return case, "not run", [], 0.0
-    trial = Trial(case, args)
+    trial = Trial(case, args, lose)
     running.add(trial)
     begin = time.monotonic()
     problem = None
@@ -196,51 +210,90 @@ def describe(case):
 def show(again, case, problem, history, seconds):
     group, faults = describe(case)
     versions = " ".join(map(str, history)).replace("fresh", "-")
-    print(f"{'ok' if problem is None else 'FAILED':6}  {case.name:42} {group:4} {seconds:5.1f} s  "
+    print(f"{'ok' if problem is None else 'FAILED':6}  {case.name:44} {group:4} {seconds:5.1f} s  "
           f"{versions:14}  {faults}", flush=True)
     if problem is not None:
         print(f"    {problem}\n    again: {again} --case {case.name}", flush=True)
 
 
+class Outcomes:
+    """How cases ended, by name; perhaps kept in a file, for a matrix run in pieces."""
+
+    def __init__(self, path):
+        self.path = path and pathlib.Path(path)
+        self.good = {}
+        if self.path and self.path.exists():
+            self.good = json.loads(self.path.read_text())
+
+    def note(self, case, good):
+        self.good[case.name] = good
+        if self.path:
+            self.path.write_text(json.dumps(self.good, indent=0))
+
+    def pairs(self):
+        return [(c, self.good[c.name]) for c in crash_cases.full() if c.name in self.good]
+
+
+def choose(args, outcomes):
+    if args.full or args.case:
+        cases = crash_cases.full()
+    else:
+        cases = crash_cases.selected(args.sample, args.seed)
+    if args.case:
+        cases = [c for c in cases if c.name in args.case] or \
+            [c for c in cases if any(text in c.name for text in args.case)]
+    return [c for c in cases if not args.resume or not outcomes.good.get(c.name)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--full", action="store_true", help="the whole matrix, all losses")
+    parser.add_argument("--full", action="store_true", help="the whole matrix")
+    parser.add_argument("--sample", type=int, default=0, metavar="N",
+                        help="so many cases of the rest of the matrix too, chosen by the seed")
     parser.add_argument("--case", action="append", default=[], metavar="TEXT",
                         help="only the case of this name, or those whose name contains it")
     parser.add_argument("--list", action="store_true", help="only print the cases")
     parser.add_argument("--jobs", type=int, default=2, help="cases at once (default 2)")
-    parser.add_argument("--seed", type=int, default=1, help="of the choice of nodes to lose")
+    parser.add_argument("--seed", type=int, default=1,
+                        help="of the sample, and of the choice of nodes to lose")
+    parser.add_argument("--results", metavar="FILE", help="note there how each case ended")
+    parser.add_argument("--resume", action="store_true",
+                        help="without the cases that ended well by that file")
+    parser.add_argument("--report", metavar="FILE",
+                        help="write the table of all results between the markers in FILE")
     args = parser.parse_args()
     end_on_sigterm()
-    again = shlex.join([sys.executable, sys.argv[0], *programs(args), "--seed", str(args.seed),
-                        *(["--full"] if args.full else [])])
+    again = shlex.join([sys.executable, sys.argv[0], *programs(args), "--seed", str(args.seed)])
 
-    cases = list(crash_cases.full() if args.full else crash_cases.selected())
-    if args.case:
-        cases = [c for c in cases if c.name in args.case] or \
-            [c for c in cases if any(text in c.name for text in args.case)]
-    if args.list or not cases:
+    outcomes = Outcomes(args.results)
+    cases = choose(args, outcomes)
+    if args.list or not cases and not args.resume:
         for case in sorted(cases, key=lambda c: natural(c.name)):
             print(f"{case.name:44}", *describe(case))
         print(f"{len(cases)} cases")
         return 0 if args.list else 2
+    lose_all = args.full or args.case
     begin = time.monotonic()
     print(f"{len(cases)} cases, seed {args.seed}")
-    print(f"{'':6}  {'case':42} {'n/m':4} {'time':>7}  {'restored':14}  what goes wrong",
+    print(f"{'':6}  {'case':44} {'n/m':4} {'time':>7}  {'restored':14}  what goes wrong",
           flush=True)
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         try:
-            futures = [pool.submit(attempt, case, args) for case in cases]
+            futures = [pool.submit(attempt, case, args, lose_all or i % 4 == 0)
+                       for i, case in enumerate(cases)]
             for future in concurrent.futures.as_completed(futures):
                 outcome = future.result()
                 failed += outcome[1] is not None
+                outcomes.note(outcome[0], outcome[1] is None)
                 show(again, *outcome)
         finally:
             stop.set()
             for trial in list(running):
                 trial.job.close()
+    if args.report:
+        crash_report.write(args.report, outcomes.pairs(), args.seed)
     print(f"{len(cases) - failed} of {len(cases)} cases good, {time.monotonic() - begin:.0f} s")
     return 1 if failed else 0
 

@@ -14,13 +14,18 @@
  *                                            it said, then "closed" after ftmem_close()
  *   <folder>/wrong                           what must never be (status 4 or 6)
  *
+ * With --prove, after the restore and after the last step, the memory of every set of nodes
+ * that parity covers is spoilt in turn: what is stored must come back each time.
+ *
+ * With --repair VERSION, rank 1's memory of that version is spoilt once it is committed, and
+ * ftmem_repair() called.
+ *
  * Exit status: 0 all done, 2 usage, 3 the library failed, 4 wrong state, 5 too much is
  * lost, 6 redundancy is not what was promised.
  */
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <mpi.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,44 +35,18 @@
 #include "checksum.h"
 #include "clock.h"
 #include "fault.h"
-#include "session.h"
+#include "fault_trainer.h"
 
-#define REGIONS   5
-#define RANKS_MAX 64
-#define TRIES     3
-#define SETTLE_MS 10000
+#define SETTLE_MS 60000
 #define PATH_ROOM 512
-
-enum status { DONE = 0, USAGE = 2, FAILED = 3, WRONG = 4, LOST = 5, NOT_WHOLE = 6 };
-
-struct head {
-	uint64_t step, run, grown;
-};
-
-struct trainer {
-	const char *folder, *job, *hold;
-	char *nodes, *node[RANKS_MAX];
-	uint32_t parity, timeout_ms, wait_ms, step_ms;
-	uint64_t run, steps, grow, bytes;
-	bool async, farewell;
-	int rank, ranks;
-	struct ftmem *ft;
-	struct head head;
-	uint64_t *region[REGIONS];
-	uint64_t words[REGIONS];
-	uint64_t noted; /* the newest version written to committed.<rank> */
-	uint64_t restored;
-	bool fresh;
-};
 
 static const char *const region_name[REGIONS] = {"weights", "moments", "odd", "small", "late"};
 #define LATE (REGIONS - 1)
 
 static void append(const struct trainer *t, const char *file, const char *line);
+static void hold(const struct trainer *t);
 
-static void quit(const struct trainer *t, enum status status, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4), noreturn));
-static void quit(const struct trainer *t, enum status status, const char *fmt, ...)
+void quit(const struct trainer *t, enum status status, const char *fmt, ...)
 {
 	char text[1200];
 	va_list args;
@@ -82,7 +61,8 @@ static void quit(const struct trainer *t, enum status status, const char *fmt, .
 	_exit((int)status);
 }
 
-/* Closing must come to its end, too, while peers are out of reach. */
+/* Closing must come to its end, too, while peers are out of reach. The first rank to exit
+ * makes the launcher end the others: --hold keeps it. */
 static void say_farewell(const struct trainer *t, int rc, const char *what)
 {
 	char file[64], line[1200];
@@ -95,9 +75,10 @@ static void say_farewell(const struct trainer *t, int rc, const char *what)
 	ftmem_close(t->ft);
 	snprintf(line, sizeof(line), "closed in %" PRIu64 " ms", (clock_ns() - begin) / 1000000u);
 	append(t, file, line);
+	hold(t);
 }
 
-static int check(const struct trainer *t, int rc, const char *what)
+int check(const struct trainer *t, int rc, const char *what)
 {
 	if (rc < 0 && t->farewell)
 		say_farewell(t, rc, what);
@@ -126,7 +107,7 @@ static void state_init(struct trainer *t)
 }
 
 /* Not zero, so that a region that nobody filled shows. */
-static void state_poison(struct trainer *t)
+void state_poison(struct trainer *t)
 {
 	for (int r = 0; r < REGIONS; r++)
 		memset(t->region[r], 0xee, t->words[r] * sizeof(uint64_t));
@@ -237,7 +218,7 @@ static void note_committed(struct trainer *t, uint64_t version)
 
 /* --- what a restore must give --- */
 
-static void check_state(struct trainer *t)
+void check_state(struct trainer *t)
 {
 	uint64_t mine[2] = {t->head.step, t->head.run}, least[2], most[2], digest = 0;
 
@@ -262,49 +243,6 @@ static void check_state(struct trainer *t)
 	if (digest != state_digest(t))
 		quit(t, WRONG, "version %" PRIu64 ": the state differs from what was snapshotted",
 		     t->head.step);
-}
-
-static void name_bad(void *arg, uint32_t rail, bool parity, uint32_t index, uint32_t row)
-{
-	const struct trainer *t = arg;
-
-	fprintf(stderr, "trainer: rank %d: rail %u: %s %u, row %u fails its checksum\n", t->rank,
-	        rail, parity ? "parity row" : "chunk", index, row);
-}
-
-/* One slot holds the version, committed and whole, and the other nothing. */
-static void check_redundancy(struct trainer *t)
-{
-	const struct arena *a = t->ft->epoch->arena;
-	struct ftmem_stats stats = FTMEM_STATS_INIT;
-	int held = 0;
-
-	for (int i = 0; i < 2; i++) {
-		struct stamp stamp;
-		bool damaged = false;
-		enum slot_state state = slot_read(&a->slot[i], &stamp, &damaged);
-
-		if (damaged || (state != SLOT_EMPTY && state != SLOT_COMMITTED))
-			quit(t, NOT_WHOLE, "slot %d is in state %#x%s after the restore", i,
-			     (unsigned)state, damaged ? ", damaged" : "");
-		if (state == SLOT_EMPTY)
-			continue;
-		held++;
-		if (stamp.version != t->restored)
-			quit(t, NOT_WHOLE,
-			     "slot %d holds version %" PRIu64 " after version %" PRIu64
-			     " was restored",
-			     i, stamp.version, t->restored);
-		if (slot_verify(&a->slot[i], name_bad, t) > 0)
-			quit(t, NOT_WHOLE, "version %" PRIu64 " is damaged after the restore",
-			     stamp.version);
-	}
-	if (held != !t->fresh)
-		quit(t, NOT_WHOLE, "%d slots hold a version after the restore", held);
-	check(t, ftmem_stats(t->ft, &stats), "ftmem_stats");
-	if (t->fresh ? stats.stored != 0 : !stats.stored || stats.newest != t->restored)
-		quit(t, NOT_WHOLE, "the statistics say that version %" PRIu64 " is stored",
-		     stats.newest);
 }
 
 /* --- the library --- */
@@ -337,8 +275,7 @@ static void protect(struct trainer *t)
 	check(t, ftmem_seal(t->ft), "ftmem_seal");
 }
 
-/* Tries again if ftmem-smp died meanwhile: the library starts another. */
-static int restore(struct trainer *t)
+int restore(struct trainer *t)
 {
 	int rc = FTMEM_ESMP;
 
@@ -378,7 +315,7 @@ static void resume(struct trainer *t)
 	} else {
 		check_state(t);
 	}
-	check_redundancy(t);
+	whole_check(t);
 	/* A late region that is not stored begins anew. */
 	for (uint64_t i = 0; !t->head.grown && i < t->words[LATE]; i++)
 		t->region[LATE][i] = i;
@@ -435,6 +372,8 @@ static void train(struct trainer *t)
 			else if (rc != FTMEM_ETIMEOUT || !t->async)
 				check(t, rc, "ftmem_wait");
 		}
+		if (v == t->repair)
+			whole_repair(t, v);
 	}
 	if (last >= first)
 		check(t, ftmem_wait(t->ft, last, t->wait_ms), "ftmem_wait");
@@ -453,9 +392,11 @@ static void settle(struct trainer *t)
 
 	MPI_Allreduce(&killed, &who, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
 	if (who >= 0 && strcmp(t->node[who], t->node[t->rank]) == 0) {
-		while (fault_adopted() == 0 && clock_ns() < deadline)
-			clock_sleep(5000000);
-		if (fault_adopted() == 0)
+		bool held;
+
+		while (!(held = whole_held(t)) && clock_ns() < deadline)
+			clock_sleep(20000000);
+		if (!held)
 			quit(t, NOT_WHOLE, "no ftmem-smp has taken the memory over");
 	}
 	MPI_Barrier(MPI_COMM_WORLD);
@@ -494,6 +435,8 @@ static void parse(struct trainer *t, int argc, char **argv)
 		{"step-ms", required_argument, NULL, 'w'},
 		{"wait-ms", required_argument, NULL, 'v'},
 		{"farewell", no_argument, NULL, 'e'},
+		{"prove", no_argument, NULL, 'o'},
+		{"repair", required_argument, NULL, 'R'},
 		{NULL, 0, NULL, 0},
 	};
 	int c, count = 0;
@@ -506,6 +449,8 @@ static void parse(struct trainer *t, int argc, char **argv)
 		case 'n': t->nodes = optarg; break;
 		case 'a': t->async = true; break;
 		case 'e': t->farewell = true; break;
+		case 'o': t->prove = true; break;
+		case 'R': t->repair = strtoull(optarg, NULL, 10); break;
 		case 'r': t->run = strtoull(optarg, NULL, 10); break;
 		case 's': t->steps = strtoull(optarg, NULL, 10); break;
 		case 'g': t->grow = strtoull(optarg, NULL, 10); break;
@@ -542,8 +487,10 @@ int main(int argc, char **argv)
 	state_alloc(&t);
 	protect(&t);
 	resume(&t);
+	whole_prove(&t);
 	train(&t);
 	settle(&t);
+	whole_prove(&t);
 	note_stats(&t);
 	hold(&t);
 	ftmem_close(t.ft);

@@ -16,7 +16,7 @@ INCLUDE = ROOT / "include"
 COMPILER = os.environ.get("FTMEM_CC", "cc")
 # Of the header, as that of _abi: constants whose names differ only in the prefix.
 CONSTANTS = [*_abi.RESULTS, "MAX_DIMS", "NO_RANK", "NAME_MAX", "REGION_NAME_MAX", "VERSION_MAX",
-             "PRIVATE_RANK", "PRIVATE_DROP", "BUSY_SKIP", "BUSY_WAIT",
+             "PRIVATE_RANK", "PRIVATE_DROP", "BUSY_SKIP", "BUSY_WAIT", "SCRUB_OFF",
              "LOG_ERROR", "LOG_WARN", "LOG_INFO", "LOG_DEBUG"]
 
 

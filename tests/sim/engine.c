@@ -68,6 +68,7 @@ static void send(struct world *w, const struct part *from, uint32_t to, struct m
 			return;
 		}
 		inbox->message[(inbox->first + inbox->count++) % WORLD_INBOX] = message;
+		p->part[i].coming++;
 	}
 }
 
@@ -75,15 +76,20 @@ bool engine_deliver(struct world *w, uint32_t rank)
 {
 	struct process *p = &w->process[rank];
 	struct inbox *ready[WORLD_RAILS * WORLD_NODES];
-	uint32_t count = 0;
+	struct part *to[WORLD_RAILS * WORLD_NODES];
+	uint32_t count = 0, chosen;
 
 	for (uint32_t i = 0; i < p->parts; i++)
-		for (uint32_t j = 0; j < p->part[i].rail.n; j++)
-			if (p->part[i].inbox[j].count > p->part[i].inbox[j].arrived)
+		for (uint32_t j = 0; p->part[i].coming > 0 && j < p->part[i].rail.n; j++)
+			if (p->part[i].inbox[j].count > p->part[i].inbox[j].arrived) {
+				to[count] = &p->part[i];
 				ready[count++] = &p->part[i].inbox[j];
+			}
 	if (count == 0)
 		return false;
-	ready[world_random(w, count)]->arrived++;
+	chosen = world_random(w, count);
+	ready[chosen]->arrived++;
+	to[chosen]->coming--;
 	return true;
 }
 
@@ -193,10 +199,10 @@ static void vote(struct world *w, struct process *p, bool yes)
 	v->most = p->version > v->most ? p->version : v->most;
 	*(yes ? &v->yes : &v->no) |= bit;
 	if (v->yes == (1u << w->ranks) - 1 && v->least == v->most) {
-		w->commits++;
+		w->tally->commits++;
 		judge_committed(w, p->data);
 	} else if ((v->yes | v->no) == (1u << w->ranks) - 1) {
-		w->drops++;
+		w->tally->drops++;
 	}
 }
 
@@ -371,6 +377,21 @@ static bool step_filling(struct world *w, uint32_t rank)
 		return false;
 	conclude(w, rank);
 	return true;
+}
+
+enum death engine_stage(const struct process *p)
+{
+	for (uint32_t i = 0; i < p->parts; i++) {
+		const struct part *part = &p->part[i];
+
+		if (part->state != RAIL_RUNNING)
+			continue;
+		return !complete(part, MESSAGE_INTENT)   ? DEATH_INTENTS
+		       : p->copy_steps > 0               ? DEATH_COPY
+		       : !complete(part, MESSAGE_BLOCKS) ? DEATH_BLOCKS
+		                                         : DEATH_TRAILERS;
+	}
+	return p->copy_steps > 0 ? DEATH_COPY : DEATH_EXCHANGED;
 }
 
 static bool step_voting(struct world *w, uint32_t rank)

@@ -208,7 +208,7 @@ static void reduce_known(uint64_t *words, uint32_t count, enum net_reduce op)
 {
 	const struct growth_world *w = &growth_world;
 
-	if (is("finding the epoch") && count == 3) {
+	if (is("finding the epoch") && count == 5) {
 		words[0] = larger(words[0], w->record.epoch);
 		words[1] = larger(words[1], larger(w->record.incarnation[0],
 		                                   w->record.incarnation[1]));

@@ -3,6 +3,7 @@
 #include "world.h"
 
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -29,7 +30,7 @@ void world_trace(struct world *w, const char *fmt, ...)
 	if (!w->trace)
 		return;
 	va_start(args, fmt);
-	printf("%5llu  ", (unsigned long long)w->step);
+	printf("t=%-5llu ", (unsigned long long)w->step);
 	vprintf(fmt, args);
 	printf("\n");
 	va_end(args);
@@ -44,15 +45,18 @@ void world_break(struct world *w, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(w->broken, sizeof(w->broken), fmt, args);
 	va_end(args);
-	world_trace(w, "BROKEN: %s", w->broken);
+	world_trace(w, "BROKEN PROMISE: %s", w->broken);
 }
 
-void world_init(struct world *w, uint64_t seed, enum flaw flaw, bool trace)
+void world_init(struct world *w, uint64_t seed, enum flaw flaw, bool trace, struct tally *tally)
 {
-	memset(w, 0, sizeof(*w));
+	memset(w->machine, 0, sizeof(w->machine[0]) * w->machines);
+	memset(w, 0, offsetof(struct world, machine));
 	w->seed = w->random = seed;
 	w->flaw = flaw;
 	w->trace = trace;
+	w->tally = tally;
+	w->clock = UINT64_C(1) << 60;
 }
 
 void world_deinit(struct world *w)
@@ -93,6 +97,22 @@ static uint64_t geometry_of(const struct world *w)
 	return g;
 }
 
+/* A number that a flaw may spoil: without the clock, or without chance. */
+static uint64_t next_number(struct world *w, uint64_t largest, enum flaw counts)
+{
+	uint64_t chance = (uint64_t)world_random(w, UINT32_MAX) << 8;
+
+	if (w->flaw == FLAW_CLOCK_ALONE)
+		return w->clock;
+	return recover_next(largest, w->flaw == counts ? 0 : w->clock,
+	                    w->flaw == counts || w->flaw == FLAW_COUNTS_IF_LATE ? 0 : chance);
+}
+
+static uint64_t next_epoch(struct world *w, uint64_t newest)
+{
+	return next_number(w, newest, FLAW_COUNTS_EPOCHS);
+}
+
 /* Which epoch to seal: the newest that is there, if all its arenas are where their
  * ranks are, else another. */
 static void choose_epoch(struct world *w)
@@ -118,9 +138,7 @@ static void choose_epoch(struct world *w)
 		}
 	w->joined = newest > 0 && !veto;
 	w->late = w->joined && stored;
-	w->epoch = newest + !w->joined;
-	if (!w->joined && w->flaw != FLAW_COUNTS_EPOCHS && w->epoch < w->clock)
-		w->epoch = w->clock;
+	w->epoch = w->joined ? newest : next_epoch(w, newest);
 }
 
 static void seal(struct world *w, uint32_t rank)
@@ -196,7 +214,7 @@ static void leave_joined_epoch(struct world *w, const struct recover_input *in)
 		          || (w->table_arena[i]->epoch == w->epoch && holds(w->table_arena[i]));
 	if (!holding || w->flaw == FLAW_STAYS_IN_JOINED)
 		return;
-	w->epoch = w->epoch + 1 > w->clock ? w->epoch + 1 : w->clock;
+	w->epoch = next_epoch(w, w->epoch);
 	w->joined = w->late = false;
 	world_trace(w, "all leave the epoch that they joined for epoch %llu",
 	            (unsigned long long)w->epoch);
@@ -209,7 +227,8 @@ static void choose(struct world *w)
 	uint32_t index = 0;
 
 	w->incarnation =
-		recover_incarnation(&in, w->flaw == FLAW_COUNTS_INCARNATIONS ? 0 : w->clock);
+		next_number(w, recover_largest(&in), FLAW_COUNTS_INCARNATIONS);
+	judge_incarnation(w);
 	w->found = recover_choose(&in, NULL, &w->choice, &index, w->source);
 	w->base = w->found == 0 ? (uint32_t)w->choice.stamp.version : 0;
 	w->in_place = w->found == 0 && w->choice.epoch == w->epoch;
@@ -295,6 +314,7 @@ static bool step_recovery(struct world *w, uint32_t rank)
 
 	switch (p->life) {
 	case LIFE_REBUILD:
+		w->tally->rebuilds++;
 		p->slot = commit_spare(a->slot);
 		a->slot[p->slot] = (struct commit_slot){SLOT_FILLING, {0, 0}};
 		a->data[p->slot] = (struct identity){0, 0};
@@ -329,12 +349,29 @@ static bool step_recovery(struct world *w, uint32_t rank)
 
 /* --- life of the job --- */
 
+/* Seconds to hours, to the nanosecond; sometimes somebody sets the clock back. */
+static void pass_time(struct world *w)
+{
+	uint64_t passed = world_random(w, 3600) * UINT64_C(1000000000);
+
+	passed += world_random(w, 1000000000);
+	if (!world_chance(w, 8)) {
+		w->clock += passed;
+		return;
+	}
+	w->clock -= 3 * passed;
+	w->tally->clock_back++;
+	world_trace(w, "the clock is set back by %llu s",
+	            (unsigned long long)(3 * passed / 1000000000));
+}
+
 void world_start(struct world *w)
 {
 	struct map_rank place[WORLD_RANKS];
 
 	w->run++;
-	w->clock += 1000;
+	w->tally->starts++;
+	pass_time(w);
 	memset(w->process, 0, sizeof(w->process));
 	memset(w->vote, 0, sizeof(w->vote));
 	memset(place, 0, sizeof(place));
@@ -381,15 +418,74 @@ bool world_step(struct world *w)
 
 			if (w->process[rank].life == LIFE_DEAD)
 				continue;
-			if (deliver ? engine_deliver(w, rank) : step_process(w, rank))
+			if (deliver ? engine_deliver(w, rank) : step_process(w, rank)) {
+				w->stepped = rank;
 				return !w->broken[0];
+			}
 		}
 	return false;
 }
 
+const char *const death_name[DEATHS] = {
+	[DEATH_UNSEALED] = "before it has an arena",
+	[DEATH_SEALED] = "sealed, before it knows what is restored",
+	[DEATH_REBUILD] = "before its lost slot is FILLING",
+	[DEATH_PREPARE] = "before its rebuilt slot is PREPARED",
+	[DEATH_JOIN] = "before it hears that all hold the version",
+	[DEATH_COMMIT] = "before the restored slot is COMMITTED",
+	[DEATH_CLEAR] = "before its other slot is EMPTY",
+	[DEATH_IDLE] = "between versions",
+	[DEATH_COPY] = "while it copies",
+	[DEATH_INTENTS] = "while intents are exchanged",
+	[DEATH_BLOCKS] = "while blocks are exchanged",
+	[DEATH_TRAILERS] = "while trailers are exchanged",
+	[DEATH_EXCHANGED] = "when all is exchanged",
+	[DEATH_VOTE] = "voted, before it hears the result",
+	[DEATH_ACTION + 0] = "before its slot is FILLING",
+	[DEATH_ACTION + 1] = "before it says GO",
+	[DEATH_ACTION + 3] = "before it begins to copy",
+	[DEATH_ACTION + 4] = "before it cancels the copy",
+	[DEATH_ACTION + 5] = "before its slot is PREPARED",
+	[DEATH_ACTION + 6] = "before its slot is COMMITTED",
+	[DEATH_ACTION + 7] = "before its slot is EMPTY",
+	[DEATH_ACTION + 8] = "before it votes yes",
+	[DEATH_ACTION + 9] = "before it votes no",
+	[DEATH_ACTION + 10] = "before older epochs are retired",
+};
+
+static enum death death_in_run(const struct process *p)
+{
+	if (p->pending)
+		return DEATH_ACTION + (enum death)__builtin_ctz(p->pending);
+	return p->engine == ENGINE_IDLE     ? DEATH_IDLE
+	       : p->engine == ENGINE_VOTING ? DEATH_VOTE
+	                                    : engine_stage(p);
+}
+
+enum death world_death(const struct world *w, uint32_t rank)
+{
+	static const enum death in_life[] = {
+		[LIFE_SEAL] = DEATH_UNSEALED,   [LIFE_SEALED] = DEATH_SEALED,
+		[LIFE_REBUILD] = DEATH_REBUILD, [LIFE_PREPARE] = DEATH_PREPARE,
+		[LIFE_JOIN] = DEATH_JOIN,       [LIFE_COMMIT] = DEATH_COMMIT,
+		[LIFE_CLEAR] = DEATH_CLEAR,
+	};
+	const struct process *p = &w->process[rank];
+
+	return p->life == LIFE_RUN ? death_in_run(p) : in_life[p->life];
+}
+
 void world_kill(struct world *w, uint32_t rank)
 {
-	if (w->process[rank].life != LIFE_DEAD)
-		world_trace(w, "rank %u dies", rank);
-	w->process[rank].life = LIFE_DEAD;
+	struct process *p = &w->process[rank];
+	enum death where;
+
+	if (p->life == LIFE_DEAD)
+		return;
+	where = world_death(w, rank);
+	world_trace(w, "rank %u dies %s", rank, death_name[where]);
+	w->tally->death[where]++;
+	w->tally->kills++;
+	w->tally->interrupted += p->life != LIFE_RUN && w->found == 0;
+	p->life = LIFE_DEAD;
 }

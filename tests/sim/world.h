@@ -86,6 +86,7 @@ struct part {
 	bool bad;                   /* a block or trailer was not good, as far as it knows */
 	bool mixed;                 /* a block was not what it should be: it cannot know */
 	struct inbox inbox[WORLD_NODES];
+	uint32_t coming;            /* messages that have not arrived yet */
 };
 
 enum life {
@@ -127,10 +128,42 @@ enum flaw {
 	FLAW_IGNORES_TRAILERS,    /* prepared whatever they say */
 	FLAW_COUNTS_INCARNATIONS, /* the next number, without the clock */
 	FLAW_COUNTS_EPOCHS,       /* the same for epochs */
+	FLAW_COUNTS_IF_LATE,      /* both, where the clock is behind what is stored */
+	FLAW_CLOCK_ALONE,         /* the clock, whatever is stored */
 	FLAW_HASTY_RECOVERY,      /* clears before all are prepared */
 	FLAW_STAMPS_ANEW,         /* what moves to a new epoch */
 	FLAW_STAYS_IN_JOINED,     /* and into the slots of one that was joined */
 	FLAWS,
+};
+
+/* Where a rank is when it dies. Those of a run follow COMMIT_PUBLISH_FILLING and so on:
+ * an action that was to be taken next. */
+enum death {
+	DEATH_UNSEALED,
+	DEATH_SEALED,
+	DEATH_REBUILD,
+	DEATH_PREPARE,
+	DEATH_JOIN,
+	DEATH_COMMIT,
+	DEATH_CLEAR,
+	DEATH_IDLE,
+	DEATH_COPY,
+	DEATH_INTENTS,
+	DEATH_BLOCKS,
+	DEATH_TRAILERS,
+	DEATH_EXCHANGED,
+	DEATH_VOTE,
+	DEATH_ACTION, /* + number of the action's bit */
+	DEATHS = DEATH_ACTION + 11,
+};
+extern const char *const death_name[DEATHS];
+
+/* What happened, for the summary. */
+struct tally {
+	uint64_t schedules, steps, starts, kills, machines_lost, machines_back, clock_back;
+	uint64_t commits, drops, restores, moves, rebuilds, interrupted, refusals, fresh;
+	uint64_t unordered; /* starts that a clock behind kept from seeing what is newest */
+	uint64_t death[DEATHS];
 };
 
 struct vote {
@@ -147,8 +180,11 @@ struct world {
 	uint32_t ranks, nodes, parity, aim;
 	uint32_t node_of[WORLD_RANKS];
 	uint32_t skip_percent, fail_percent; /* of calls, of copies, of exchanges */
-	struct machine machine[WORLD_MACHINES];
+	uint32_t restless;        /* percent: nodes that get another machine without need */
+	uint32_t stepped;         /* the rank that did something last */
+	int aimed_at;             /* a rank to die next, or -1 */
 	uint32_t machines;
+	struct tally *tally;
 
 	/* This start of the job. */
 	uint32_t run;
@@ -174,12 +210,15 @@ struct world {
 	struct identity floor;            /* the newest that was committed */
 	const struct map *floor_map;
 	uint32_t home[WORLD_RANKS];       /* machines that held it then */
+	uint64_t incarnations[WORLD_STARTS + 1]; /* of the runs; 0: it had none yet */
+	bool unordered;                   /* a clock that went back: numbers need not grow */
 	char broken[160];                 /* the promise that was broken, or "" */
 
-	uint64_t commits, drops, restores, moves, refusals, fresh; /* for the summary */
+	struct machine machine[WORLD_MACHINES]; /* those that are not used are empty */
 };
 
-void world_init(struct world *w, uint64_t seed, enum flaw flaw, bool trace);
+/* w is zeroed, or was used before. */
+void world_init(struct world *w, uint64_t seed, enum flaw flaw, bool trace, struct tally *tally);
 void world_deinit(struct world *w);
 
 uint32_t world_random(struct world *w, uint32_t below);
@@ -191,6 +230,8 @@ __attribute__((format(printf, 2, 3))) void world_break(struct world *w, const ch
 void world_start(struct world *w);
 /* Lets one thing happen. False: nothing can, or the job cannot go on. */
 bool world_step(struct world *w);
+/* Where a rank that lives is. */
+enum death world_death(const struct world *w, uint32_t rank);
 /* The process ends, its memory stays. */
 void world_kill(struct world *w, uint32_t rank);
 
@@ -201,9 +242,13 @@ void engine_begin(struct world *w, uint32_t rank, const struct commit_slot slots
 bool engine_step(struct world *w, uint32_t rank);
 /* Lets one message from anybody to rank arrive. */
 bool engine_deliver(struct world *w, uint32_t rank);
+/* What it is about while it fills. */
+enum death engine_stage(const struct process *p);
 
 /* judge.c: what was promised. */
+bool judge_home_is_there(const struct world *w, uint32_t rank);
 bool judge_within_tolerance(const struct world *w);
+void judge_incarnation(struct world *w);
 void judge_choice(struct world *w);
 void judge_committed(struct world *w, struct identity data);
 

@@ -240,6 +240,9 @@ static void another_format_is_named(void **state)
 	h->format = 77;
 	h->header_sum = 0;
 	assert_int_equal(arena_attach(dup(f.fd), false, &b), FTMEM_ESMP);
+	/* Where it cannot be one. */
+	assert_int_equal(arena_attach_held(dup(f.fd), false, &b), FTMEM_ECORRUPT);
+	assert_int_equal(arena_attach(dup(f.fd), false, &b), FTMEM_ESMP);
 	assert_non_null(strstr(error_msg(), "77"));
 	assert_non_null(strstr(error_msg(), "2"));
 	arena_free(a);
@@ -388,6 +391,24 @@ static void an_arena_without_memory_is_freed_as_well(void **state)
 	arena_free(NULL);
 }
 
+static void an_arena_whose_rank_ended_before_its_header_was_written_says_so(void **state)
+{
+	const uint64_t unwritten = ARENA_UNWRITTEN, zeros = 0;
+	int fd = memfd_create("test", MFD_CLOEXEC);
+	struct arena *a = NULL;
+
+	(void)state;
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	/* Zeros are what a page may turn to that was written. */
+	assert_false(arena_unwritten(fd));
+	assert_int_equal(pwrite(fd, &unwritten, sizeof(unwritten), 0), sizeof(unwritten));
+	assert_true(arena_unwritten(fd));
+	assert_int_equal(arena_attach(dup(fd), false, &a), FTMEM_ECORRUPT);
+	assert_int_equal(pwrite(fd, &zeros, sizeof(zeros), 0), sizeof(zeros));
+	assert_false(arena_unwritten(fd));
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -402,6 +423,7 @@ int main(void)
 		cmocka_unit_test(specs_that_make_no_sense_are_refused),
 		cmocka_unit_test(a_failed_allocation_leaves_nothing_behind),
 		cmocka_unit_test(an_arena_without_memory_is_freed_as_well),
+		cmocka_unit_test(an_arena_whose_rank_ended_before_its_header_was_written_says_so),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

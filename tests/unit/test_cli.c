@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The ftmem command, that lies beside the program FTMEM_SMP names. */
+#include "clock.h"
 #include "smp_fixture.h"
 
 static char program[4096];
@@ -91,6 +92,57 @@ static void status_shows_ranks_and_versions(void **state)
 	smp_close(c);
 	assert_int_equal(FTMEM("status"), 0);
 	assert_non_null(strstr(out, "no rank connected, expires in"));
+	close(fd);
+}
+
+/* Shows the status until there is that text in it. */
+static void await_status(const struct smp_fixture *f, char out[8192], const char *text)
+{
+	uint64_t end = clock_deadline(SMP_PATIENCE_MS);
+
+	do {
+		clock_sleep(20000000);
+		assert_int_equal(FTMEM("status"), 0);
+	} while (!strstr(out, text) && clock_ns() < end);
+	assert_non_null(strstr(out, text));
+}
+
+static void status_shows_what_the_scrubber_found(void **state)
+{
+	struct smp_fixture *f = *state;
+	struct arena *a = NULL;
+	char out[8192];
+	int fd = -1;
+	struct smp_client *c = with_arena(f, 3, &fd);
+
+	await_status(f, out, "s ago, checked ");
+	assert_non_null(strstr(out, "looked at for damage: 100% of"));
+	assert_non_null(strstr(out, "at 64 MiB/s"));
+	assert_int_equal(FTMEM("status", "--json"), 0);
+	assert_non_null(strstr(out, "\"scrub_mib_s\":64"));
+	assert_non_null(strstr(out, "\"checked_age_s\":"));
+	assert_non_null(strstr(out, "\"damaged_blocks\":0,\"damage\":[]}"));
+	assert_int_equal(arena_attach(dup(fd), true, &a), 0);
+	a->slot[0].data[0] ^= 1;
+	*slot_parity(&a->slot[0], 0, 0) ^= 2;
+	assert_int_equal(smp_scrub_again(c, 1, 3), 0);
+	await_status(f, out, "2 blocks DAMAGED");
+	assert_non_null(strstr(out, "slot 0: data chunk 0 of rail 0, block 0"));
+	assert_non_null(strstr(out, "slot 0: parity row 0 of rail 0, block 0"));
+	assert_int_equal(FTMEM("status", "--json"), 0);
+	assert_non_null(strstr(out, "\"damaged_blocks\":2,\"damage\":[{\"rail\":0,"
+	                            "\"parity\":false,\"index\":0,\"row\":0},"));
+	a->slot[0].sums[0] ^= 1;
+	assert_int_equal(smp_scrub_again(c, 1, 3), 0);
+	await_status(f, out, "DAMAGED: checksums");
+	a->base[a->header->map_offset + 40] ^= 1;
+	assert_int_equal(smp_scrub_again(c, 1, 3), 0);
+	await_status(f, out, "DAMAGED: map of the arena");
+	assert_int_equal(FTMEM("status", "--json"), 0);
+	assert_non_null(strstr(out, "\"damaged\":\"map\",\"slots\":[{\"state\":"));
+	assert_non_null(strstr(out, "\"damaged\":\"checksums\""));
+	arena_free(a);
+	smp_close(c);
 	close(fd);
 }
 
@@ -210,6 +262,7 @@ int main(void)
 		TEST(status_of_nothing_says_so),         TEST(misuse_is_explained),
 		TEST(status_shows_ranks_and_versions),   TEST(verify_finds_damage),
 		TEST(drop_frees_and_says_how_much),      TEST(drop_can_be_forced),
+		TEST(status_shows_what_the_scrubber_found),
 		TEST(what_a_killed_one_left_is_removed), TEST(a_foreign_folder_is_refused),
 	};
 	int skip = smp_fixture_skip();

@@ -24,7 +24,7 @@ int __wrap_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd
 
 struct lines {
 	char text[4096];
-	unsigned errors;
+	unsigned errors, warnings;
 };
 
 static void note_line(void *arg, int level, const char *line)
@@ -33,6 +33,7 @@ static void note_line(void *arg, int level, const char *line)
 	size_t used = strlen(l->text);
 
 	l->errors += level == FTMEM_LOG_ERROR;
+	l->warnings += level == FTMEM_LOG_WARN;
 	snprintf(l->text + used, sizeof(l->text) - used, "%s\n", line);
 }
 
@@ -269,6 +270,81 @@ static void attempts_that_fail_leave_a_pause(void **state)
 	assert_int_equal(held(f), 1);
 }
 
+/* Watches until so many damaged blocks are known. */
+static void watch_until(struct fixture *f, uint64_t damaged)
+{
+	uint64_t end = clock_deadline(SMP_PATIENCE_MS), now = clock_ns();
+
+	/* Time goes faster for the keeper, which asks only now and then. */
+	for (; f->keeper.damaged != damaged && clock_ns() < end; now += UINT64_C(1000000000)) {
+		keeper_watch(&f->keeper, now);
+		clock_sleep(1000000);
+	}
+	assert_int_equal(f->keeper.damaged, damaged);
+}
+
+static void damage_that_the_smp_finds_is_told_once(void **state)
+{
+	struct fixture *f = *state;
+	struct arena *a = hold(f, EPOCH);
+
+	hold(f, EPOCH + 1);
+	watch_until(f, 0);
+	a->slot[0].data[0] ^= 1;
+	assert_int_equal(smp_scrub_again(f->keeper.smp, EPOCH, 0), 0);
+	watch_until(f, 1);
+	assert_int_equal(f->lines.warnings, 1);
+	assert_non_null(strstr(f->lines.text, "1 blocks of the memory"));
+	assert_non_null(strstr(f->lines.text, "data chunk 0 of rail 0, block 0"));
+	assert_non_null(strstr(f->lines.text, "ftmem_repair()"));
+	for (uint64_t i = 1; i < 40; i++)
+		keeper_watch(&f->keeper, clock_ns() + i * UINT64_C(100000000000));
+	assert_int_equal(f->lines.warnings, 1);
+	/* Mended: the next look finds it whole. */
+	a->slot[0].data[0] ^= 1;
+	assert_int_equal(smp_scrub_again(f->keeper.smp, EPOCH, 0), 0);
+	watch_until(f, 0);
+	assert_int_equal(f->lines.warnings, 1);
+	assert_non_null(strstr(f->lines.text, "damaged any more"));
+}
+
+static void damage_of_what_was_let_go_does_not_count(void **state)
+{
+	struct fixture *f = *state;
+	struct arena *a = hold(f, EPOCH);
+
+	slot_set_filling(&a->slot[0], (struct stamp){1, 43});
+	a->slot[0].sums[0] ^= 1;
+	slot_set_prepared(&a->slot[0], (struct stamp){1, 43});
+	slot_set_committed(&a->slot[0]);
+	assert_int_equal(smp_scrub_again(f->keeper.smp, EPOCH, 0), 0);
+	watch_until(f, 1);
+	keeper_let_go(&f->keeper, a);
+	assert_int_equal(f->keeper.damaged, 0);
+	arena_free(a);
+	for (uint64_t i = 1; i < 10; i++)
+		keeper_watch(&f->keeper, clock_ns() + i * UINT64_C(100000000000));
+	assert_int_equal(f->keeper.damaged, 0);
+}
+
+/* One that hangs is asked, and nobody waits for its answer. */
+static void a_stopped_smp_holds_nobody_up(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t now = clock_ns(), begin = now;
+
+	hold(f, EPOCH);
+	assert_int_equal(kill(smp_pid(f->keeper.smp), SIGSTOP), 0);
+	for (uint64_t i = 1; i < 40; i++)
+		keeper_watch(&f->keeper, now + i * UINT64_C(10000000000));
+	assert_true(clock_ns() - begin < SMP_PATIENCE_MS * UINT64_C(1000000));
+	assert_int_equal(f->lines.warnings + f->lines.errors, 0);
+	assert_int_equal(kill(smp_pid(f->keeper.smp), SIGCONT), 0);
+	/* An answer that comes late is not taken for another's. */
+	assert_int_equal(held(f), 1);
+	assert_int_equal(keeper_ensure(&f->keeper), 0);
+}
+
 static void what_never_connected_can_be_ended(void **state)
 {
 	struct fixture *f = *state;
@@ -295,6 +371,9 @@ int main(void)
 		TEST(watching_replaces_the_smp_now_and_then),
 		TEST(a_watch_that_fails_says_so_once_and_goes_on),
 		TEST(attempts_that_fail_leave_a_pause),
+		TEST(damage_that_the_smp_finds_is_told_once),
+		TEST(damage_of_what_was_let_go_does_not_count),
+		TEST(a_stopped_smp_holds_nobody_up),
 		TEST(what_never_connected_can_be_ended),
 	};
 	int skip = smp_fixture_skip();

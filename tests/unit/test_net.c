@@ -119,6 +119,7 @@ struct member {
 	enum net_reduce op;
 	uint64_t words[3], all[RANKS];
 	int rc;
+	char error[256];
 };
 
 static void *reduce_main(void *arg)
@@ -301,6 +302,185 @@ static void a_rank_without_memory_joins_no_later_call(void **state)
 	}
 }
 
+/* --- roll calls --- */
+
+/* Before that nobody is named. */
+#define ANSWER_MS 300
+
+static const char *name_node(void *arg, uint32_t rank)
+{
+	static const char *const name[] = {"ada", "bob", "cyd", "dot", "eve"};
+
+	(void)arg;
+	return name[rank];
+}
+
+static struct fake_net *roll_world(uint32_t ranks)
+{
+	struct fake_net *f = fake_net_new(ranks, 1);
+
+	for (uint32_t i = 0; i < ranks; i++) {
+		fake_net_of(f, i)->node = name_node;
+		assert_int_equal(net_roll_open(fake_net_of(f, i)), 0);
+	}
+	return f;
+}
+
+static void roll_end(struct fake_net *f, uint32_t ranks)
+{
+	for (uint32_t i = 0; i < ranks; i++)
+		net_roll_close(fake_net_of(f, i));
+	fake_net_free(f);
+}
+
+/* Joins a collective call whose deadline is so near that its roll is called at once. */
+static void join(struct net *net, uint64_t words[1], struct net_req *req)
+{
+	assert_int_equal(net_allreduce_begin(net, words, 1, NET_MAX, clock_ns(), req), 0);
+}
+
+static void *reduce_soon(void *arg)
+{
+	struct member *m = arg;
+
+	m->rc = net_allreduce(m->net, m->words, 1, NET_MAX, clock_deadline(10 * ANSWER_MS),
+	                      "agreeing");
+	snprintf(m->error, sizeof(m->error), "%s", error_msg());
+	return NULL;
+}
+
+static void *gather_soon(void *arg)
+{
+	struct member *m = arg;
+
+	m->rc = net_allgather(m->net, m->words, sizeof(m->words[0]), m->all,
+	                      clock_deadline(10 * ANSWER_MS), "agreeing");
+	snprintf(m->error, sizeof(m->error), "%s", error_msg());
+	return NULL;
+}
+
+static void run_without(uint32_t absent, void *(*main)(void *arg))
+{
+	struct fake_net *f = roll_world(5);
+	struct member m[5] = {0};
+	pthread_t thread[5];
+
+	for (uint32_t i = 0; i < 5; i++) {
+		m[i].net = fake_net_of(f, i);
+		if (i != absent)
+			assert_int_equal(pthread_create(&thread[i], NULL, main, &m[i]), 0);
+	}
+	for (uint32_t i = 0; i < 5; i++) {
+		if (i == absent)
+			continue;
+		pthread_join(thread[i], NULL);
+		assert_int_equal(m[i].rc, FTMEM_ETIMEOUT);
+		assert_non_null(strstr(m[i].error, "agreeing: not every rank joined"));
+		assert_non_null(strstr(m[i].error, "no sign of rank 3 (dot);"));
+	}
+	roll_end(f, 5);
+}
+
+static void who_joins_no_collective_call_is_named_by_all_next_to_it(void **state)
+{
+	(void)state;
+	run_without(3, reduce_soon);
+	if (__lsan_disable)
+		__lsan_disable();
+	run_without(3, gather_soon);
+	if (__lsan_enable)
+		__lsan_enable();
+}
+
+static void who_joined_and_went_on_answers_and_is_not_named(void **state)
+{
+	struct fake_net *f = roll_world(3);
+	struct net *a = fake_net_of(f, 0), *b = fake_net_of(f, 1), *c = fake_net_of(f, 2);
+	uint64_t words[3][1] = {{0}};
+	struct net_req req[3] = {{.active = false}};
+
+	(void)state;
+	for (uint32_t i = 0; i < 3; i++)
+		join(fake_net_of(f, i), words[i], &req[i]);
+	net_roll_call(a);
+	assert_string_equal(net_roll_missing(a).text, "");
+	clock_sleep(UINT64_C(1000000) * ANSWER_MS);
+	assert_string_equal(net_roll_missing(a).text, "rank 1 (bob) and 1 more");
+	net_roll_answer(b);
+	net_roll_call(a);
+	assert_string_equal(net_roll_missing(a).text, "rank 2 (cyd)");
+	net_roll_answer(c);
+	net_roll_call(a);
+	assert_string_equal(net_roll_missing(a).text, "");
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(net_wait(fake_net_of(f, i), &req[i], clock_deadline(LONG_MS), "x"),
+		                 0);
+	roll_end(f, 3);
+}
+
+static void a_neighbour_that_reads_nothing_is_told_one_thing(void **state)
+{
+	struct fake_net *f = roll_world(2);
+	struct net *a = fake_net_of(f, 0), *b = fake_net_of(f, 1);
+	uint64_t mine[1] = {0}, its[1] = {0};
+	struct net_req req[2] = {{.active = false}};
+
+	(void)state;
+	for (int i = 0; i < 100; i++) {
+		join(a, mine, &req[0]);
+		net_roll_call(a);
+		net_roll_call(a);
+		join(b, its, &req[1]);
+		assert_int_equal(net_wait(a, &req[0], clock_deadline(LONG_MS), "x"), 0);
+		assert_int_equal(net_wait(b, &req[1], clock_deadline(LONG_MS), "x"), 0);
+		assert_int_equal(fake_net_messages(f), 1);
+	}
+	/* What it has read late it answers, and is told what is new. */
+	clock_sleep(UINT64_C(1000000) * ANSWER_MS);
+	assert_string_equal(net_roll_missing(a).text, "rank 1 (bob)");
+	net_roll_call(b);
+	net_roll_call(a);
+	assert_string_equal(net_roll_missing(a).text, "");
+	net_roll_call(b);
+	assert_string_equal(net_roll_missing(b).text, "");
+	roll_end(f, 2);
+}
+
+/* They only help to say why something failed. */
+static void roll_calls_over_a_failing_network_name_whoever_is_not_heard(void **state)
+{
+	struct fake_net *f = roll_world(2);
+	struct net *a = fake_net_of(f, 0);
+	uint64_t words[1] = {0};
+	struct net_req req = {0};
+
+	(void)state;
+	join(a, words, &req);
+	fake_net_break(f, 0);
+	net_roll_call(a);
+	clock_sleep(UINT64_C(1000000) * ANSWER_MS);
+	assert_string_equal(net_roll_missing(a).text, "rank 1 (bob)");
+	a->ops->cancel(a, &req);
+	roll_end(f, 2);
+}
+
+static void without_memory_or_roll_nobody_is_named(void **state)
+{
+	struct fake_net *f = fake_net_new(2, 1);
+	struct net *a = fake_net_of(f, 0);
+
+	(void)state;
+	alloc_fail_at(1);
+	assert_int_equal(net_roll_open(a), FTMEM_ENOMEM);
+	alloc_fail_off();
+	net_roll_call(a);
+	net_roll_answer(a);
+	assert_string_equal(net_roll_missing(a).text, "");
+	assert_string_equal(net_who(a, 1).text, "rank 1");
+	net_roll_close(a);
+	fake_net_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -316,6 +496,11 @@ int main(void)
 		cmocka_unit_test(a_late_result_meets_memory_that_is_still_there),
 		cmocka_unit_test(a_failing_network_fails_collectives_and_leaves_outputs),
 		cmocka_unit_test(a_rank_without_memory_joins_no_later_call),
+		cmocka_unit_test(who_joins_no_collective_call_is_named_by_all_next_to_it),
+		cmocka_unit_test(who_joined_and_went_on_answers_and_is_not_named),
+		cmocka_unit_test(a_neighbour_that_reads_nothing_is_told_one_thing),
+		cmocka_unit_test(roll_calls_over_a_failing_network_name_whoever_is_not_heard),
+		cmocka_unit_test(without_memory_or_roll_nobody_is_named),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

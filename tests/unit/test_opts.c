@@ -127,6 +127,8 @@ static void defaults_are_as_documented(void **state)
 	/* What the SMP was started with stays. */
 	assert_int_equal(o.expire_s, 0);
 	assert_int_equal(OPTS_EXPIRE_S, 3600);
+	assert_int_equal(o.scrub_mib_s, 0);
+	assert_int_equal(OPTS_SCRUB_MIB_S, 64);
 	/* To be chosen from the machine. */
 	assert_int_equal(o.block_bytes, 0);
 	assert_int_equal(o.window, 0);
@@ -358,6 +360,9 @@ static void bad_numbers_are_refused_by_name(void **state)
 		{"FTMEM_DEVICE_STAGING", "257T"},
 		{"FTMEM_WHEN_BUSY", "drop"},
 		{"FTMEM_WHEN_BUSY", "3"},
+		{"FTMEM_SCRUB_MIB_S", "on"},
+		{"FTMEM_SCRUB_MIB_S", "64M"},
+		{"FTMEM_SCRUB_MIB_S", "1048577"},
 	};
 	struct opts o;
 	size_t i;
@@ -613,6 +618,34 @@ static void smp_is_looked_for_near_the_library_then_in_path(void **state)
 	file_remove("path/ftmem-smp");
 }
 
+static void the_scrubber_can_be_turned_off(void **state)
+{
+	struct ftmem_opts user = FTMEM_OPTS_INIT;
+	struct opts o;
+
+	(void)state;
+	user.job = "j";
+	setenv("FTMEM_SCRUB_MIB_S", "off", 1);
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
+	assert_int_equal(o.scrub_mib_s, FTMEM_SCRUB_OFF);
+	setenv("FTMEM_SCRUB_MIB_S", "0", 1);
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
+	assert_int_equal(o.scrub_mib_s, FTMEM_SCRUB_OFF);
+	setenv("FTMEM_SCRUB_MIB_S", "17", 1);
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
+	assert_int_equal(o.scrub_mib_s, 17);
+	user.scrub_mib_s = FTMEM_SCRUB_OFF;
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
+	assert_int_equal(o.scrub_mib_s, FTMEM_SCRUB_OFF);
+	user.scrub_mib_s = 200;
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_OK);
+	assert_int_equal(o.scrub_mib_s, 200);
+	user.scrub_mib_s = 1048577;
+	assert_int_equal(opts_resolve(&user, &o), FTMEM_EINVAL);
+	assert_string_equal(error_msg(),
+	                    "scrub_mib_s is \"1048577\": must be off, or 1 to 1048576");
+}
+
 static void every_option_is_documented_once(void **state)
 {
 	const struct opts_doc *doc, *other;
@@ -625,7 +658,7 @@ static void every_option_is_documented_once(void **state)
 		for (other = opts_docs(); other != doc; other++)
 			assert_string_not_equal(doc->env, other->env);
 	}
-	assert_int_equal(count, 19);
+	assert_int_equal(count, 20);
 }
 
 int main(void)
@@ -647,6 +680,7 @@ int main(void)
 		TEST(structs_of_other_versions_are_understood),
 		TEST(struct_without_its_size_is_refused),
 		TEST(smp_is_looked_for_near_the_library_then_in_path),
+		TEST(the_scrubber_can_be_turned_off),
 		TEST(every_option_is_documented_once),
 	};
 

@@ -420,13 +420,27 @@ static void every_new_run_gets_an_incarnation_of_its_own(void **state)
 
 	(void)state;
 	table_init(&t);
-	assert_int_equal(recover_incarnation(&t.in, 0), 1);
-	assert_int_equal(recover_incarnation(&t.in, 1000), 1000);
+	assert_int_equal(recover_largest(&t.in), 0);
 	add_arena(&t, 7, 0, slot(SLOT_PREPARED, 5, 1), slot(SLOT_COMMITTED, 1200, 1));
 	add_arena(&t, 8, 9, slot(SLOT_FILLING, 9000, 1), slot(SLOT_COMMITTED, 1100, 1));
-	assert_int_equal(recover_incarnation(&t.in, 1000), 1201);
-	assert_int_equal(recover_incarnation(&t.in, 1200), 1201);
-	assert_int_equal(recover_incarnation(&t.in, 1300), 1300);
+	assert_int_equal(recover_largest(&t.in), 1200);
+	assert_int_equal(recover_next(0, 0, 0), 1);
+	assert_int_equal(recover_next(0, 1000, 77), 1000);
+	assert_int_equal(recover_next(1200, 1201, 77), 1201);
+	assert_int_equal(recover_next(1200, 1200, 0), 1201);
+	assert_int_equal(recover_next(1200, 1000, 0), 1201);
+	table_deinit(&t);
+}
+
+/* Else runs that see the same but not each other would count to the same number. */
+static void where_the_clock_is_behind_chance_tells_runs_apart(void **state)
+{
+	uint64_t largest = UINT64_C(1) << 60;
+
+	(void)state;
+	assert_true(recover_next(largest, 1000, 77) != recover_next(largest, 1000, 78));
+	assert_int_equal(recover_next(largest, 1000, RECOVER_SPREAD + 77), largest + 78);
+	assert_true(recover_next(largest, 1000, UINT64_MAX) <= largest + RECOVER_SPREAD);
 }
 
 static void the_explanation_names_groups_nodes_and_how_many(void **state)
@@ -533,6 +547,7 @@ int main(void)
 		cmocka_unit_test(survivors_that_all_hold_it_are_not_fresh),
 		cmocka_unit_test(too_much_lost_names_the_best_that_may_have_been_committed),
 		cmocka_unit_test(every_new_run_gets_an_incarnation_of_its_own),
+		cmocka_unit_test(where_the_clock_is_behind_chance_tells_runs_apart),
 		cmocka_unit_test(the_explanation_names_groups_nodes_and_how_many),
 		cmocka_unit_test(a_long_explanation_is_cut),
 		cmocka_unit_test(a_job_of_131072_ranks_is_planned),

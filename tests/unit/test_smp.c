@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A real ftmem-smp: arenas, leases, and clients without manners. */
 #include "alloc_fail.h"
+#include "clock.h"
 #include "smp_fixture.h"
 
 #define BYTES SMP_ARENA_BYTES
@@ -270,7 +271,54 @@ static void an_observer_changes_nothing(void **state)
 	assert_int_equal(smp_attach(c, 1, 0, true, &fd), FTMEM_ESMP);
 	assert_int_equal(smp_reconnect(c), 0);
 	assert_int_equal(smp_retire(c, 5), FTMEM_ESMP);
+	assert_int_equal(smp_reconnect(c), 0);
+	assert_int_equal(smp_scrub_again(c, 1, 0), FTMEM_ESMP);
 	smp_close(c);
+}
+
+static void take(struct smp_client *c, int want, struct smp_entry *e)
+{
+	uint64_t end = clock_deadline(SMP_PATIENCE_MS);
+	int rc;
+
+	while ((rc = smp_check_take(c, e)) == FTMEM_BUSY && clock_ns() < end)
+		clock_sleep(100000);
+	assert_int_equal(rc, want);
+}
+
+/* Asked without waiting; whatever is asked meanwhile has its own answer. */
+static void what_was_found_is_told_on_request(void **state)
+{
+	struct smp_fixture *f = *state;
+	struct smp_client *c = smp_fixture_connect(f, 0);
+	struct smp_entry e = {0};
+	struct smp_info info;
+	int fd = -1;
+
+	assert_int_equal(smp_check_take(c, &e), FTMEM_EINVAL);
+	assert_int_equal(smp_create(c, 3, 0, BYTES, &fd), 0);
+	assert_int_equal(smp_arena_write(fd, 3, 0), 0);
+	assert_int_equal(smp_check_ask(c, 3, 0), 0);
+	assert_int_equal(smp_check_ask(c, 3, 0), FTMEM_BUSY);
+	take(c, 0, &e);
+	assert_int_equal(e.epoch, 3);
+	assert_int_equal(e.slot[0].stamp.version, 41);
+	assert_int_equal(smp_check_ask(c, 4, 0), 0);
+	take(c, FTMEM_EINVAL, &e);
+	assert_int_equal(smp_check_ask(c, 3, 0), 0);
+	assert_true(smp_alive(c));
+	assert_int_equal(smp_info(c, &info), 0);
+	assert_int_equal(info.arenas, 1);
+	assert_int_equal(smp_check_take(c, &e), FTMEM_EINVAL);
+	assert_true(smp_alive(c));
+	assert_int_equal(smp_check_ask(c, 3, 0), 0);
+	smp_fixture_kill(smp_pid(c));
+	take(c, FTMEM_ESMP, &e);
+	assert_false(smp_alive(c));
+	assert_int_equal(smp_check_ask(c, 3, 0), FTMEM_ESMP);
+	close(fd);
+	smp_close(c);
+	smp_close(smp_fixture_connect(f, 0));
 }
 
 static void raw_send(int fd, const void *msg, size_t bytes)
@@ -538,6 +586,7 @@ int main(void)
 		TEST(arenas_can_be_dropped_retired_and_forgotten),
 		TEST(memory_is_handed_to_the_next_when_one_dies),
 		TEST(an_observer_changes_nothing),
+		TEST(what_was_found_is_told_on_request),
 		TEST(a_bad_message_ends_its_connection_only),
 		TEST(descriptors_that_were_not_asked_for_are_closed),
 		TEST(another_format_or_version_is_told_so),

@@ -381,6 +381,52 @@ static void a_start_that_does_not_say_leaves_the_time(void **state)
 	smp_close(c);
 }
 
+static uint32_t rate(struct smp_client *c)
+{
+	struct smp_info info;
+
+	assert_int_equal(smp_info(c, &info), 0);
+	return info.scrub_mib_s;
+}
+
+static void the_rate_of_the_scrubber_is_set_as_the_time_is(void **state)
+{
+	struct smp_fixture *f = *state;
+	char *const argv[] = {"ftmem-smp", "--job",    "job",   "--node", "node",
+	                      "--dir",     f->dir,     "--scrub", "7",    NULL};
+	char *const bad[] = {"ftmem-smp", "--job", "job", "--scrub", "fast", NULL};
+	struct smp_client *c;
+	char out[4096];
+
+	assert_int_equal(smp_run(f->config.smp_path, bad, out, sizeof(out)), 2);
+	assert_non_null(strstr(out, "--scrub fast: must be"));
+	assert_int_equal(smp_run(f->config.smp_path, argv, out, sizeof(out)), 0);
+	c = smp_fixture_connect(f, 0);
+	assert_int_equal(rate(c), 7);
+	smp_fixture_kill(smp_pid(c));
+	assert_int_equal(smp_reconnect(c), 0);
+	assert_int_equal(rate(c), 7);
+	smp_close(c);
+	f->config.scrub_mib_s = 9;
+	c = smp_fixture_connect(f, WIRE_RANK_OBSERVER);
+	assert_int_equal(rate(c), 7);
+	smp_close(c);
+	c = smp_fixture_connect(f, 0);
+	assert_int_equal(rate(c), 9);
+	smp_close(c);
+	f->config.scrub_mib_s = WIRE_SCRUB_OFF;
+	c = smp_fixture_connect(f, 0);
+	assert_int_equal(rate(c), 0);
+	smp_close(c);
+	f->config.scrub_mib_s = 0;
+	c = smp_fixture_connect(f, 0);
+	assert_int_equal(rate(c), 0);
+	smp_fixture_kill(smp_pid(c));
+	assert_int_equal(smp_reconnect(c), 0);
+	assert_int_equal(rate(c), 0);
+	smp_close(c);
+}
+
 static void where_nothing_says_it_the_time_is_the_documented_one(void **state)
 {
 	struct smp_fixture *f = *state;
@@ -391,6 +437,7 @@ static void where_nothing_says_it_the_time_is_the_documented_one(void **state)
 	c = smp_fixture_connect(f, 0);
 	assert_int_equal(smp_info(c, &info), 0);
 	assert_int_equal(info.expire_s, OPTS_EXPIRE_S);
+	assert_int_equal(info.scrub_mib_s, OPTS_SCRUB_MIB_S);
 	smp_close(c);
 }
 
@@ -448,6 +495,7 @@ int main(void)
 		TEST(it_does_not_expire_under_a_lease),
 		TEST(a_later_start_sets_the_time_anew),
 		TEST(a_start_that_does_not_say_leaves_the_time),
+		TEST(the_rate_of_the_scrubber_is_set_as_the_time_is),
 		TEST(where_nothing_says_it_the_time_is_the_documented_one),
 		TEST(a_signal_ends_it_cleanly),
 		TEST(it_is_not_stopped_under_ranks),

@@ -206,11 +206,33 @@ static void another_version_is_named_whatever_its_size(void **state)
 	request.version = 9;
 	assert_int_equal(wire_request_check(&request, 8, "job"), FTMEM_ESMP);
 	assert_non_null(strstr(error_msg(), "version 9"));
-	assert_non_null(strstr(error_msg(), "version 1"));
+	assert_non_null(strstr(error_msg(), "version 2"));
 	wire_reply_init(&reply, WIRE_HELLO);
 	reply.version = 9;
 	assert_int_equal(wire_reply_check(&reply, sizeof(reply) + 40, WIRE_HELLO), FTMEM_ESMP);
 	assert_non_null(strstr(error_msg(), "version 9"));
+}
+
+static void what_a_reply_names_is_bounded(void **state)
+{
+	char text[WIRE_BLOCK_TEXT];
+	struct wire_block worst;
+	struct wire_reply r;
+
+	(void)state;
+	wire_reply_init(&r, WIRE_LIST);
+	r.slot[0].check.named = WIRE_BLOCKS;
+	r.slot[1].check.named = UINT32_MAX;
+	assert_int_equal(wire_reply_check(&r, sizeof(r), WIRE_LIST), 0);
+	assert_int_equal(r.slot[0].check.named, WIRE_BLOCKS);
+	assert_int_equal(r.slot[1].check.named, WIRE_BLOCKS);
+	assert_string_equal(wire_damage_text(WIRE_DAMAGE_SUMS), "checksums");
+	for (uint32_t i = 0; i < WIRE_DAMAGES + 3; i++)
+		assert_non_null(wire_damage_text(i));
+	memset(&worst, 0xff, sizeof(worst));
+	assert_true(strlen(wire_block_text(&worst, text)) < WIRE_BLOCK_TEXT - 1);
+	assert_string_equal(wire_block_text(&(struct wire_block){1, 0, 2, 3}, text),
+	                    "data chunk 2 of rail 1, block 3");
 }
 
 static void replies_are_checked(void **state)
@@ -246,6 +268,7 @@ int main(void)
 		cmocka_unit_test(requests_are_checked),
 		cmocka_unit_test(another_version_is_named_whatever_its_size),
 		cmocka_unit_test(replies_are_checked),
+		cmocka_unit_test(what_a_reply_names_is_bounded),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

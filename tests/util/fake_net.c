@@ -317,6 +317,8 @@ static uint64_t reduce_word(enum net_reduce op, uint64_t a, uint64_t b)
 static void write_round(struct fake_net *f, struct round *r)
 {
 	for (uint32_t i = 0; i < f->ranks && !r->clash; i++) {
+		if (!r->out[i])
+			continue;
 		for (uint32_t j = 0; j < f->ranks; j++) {
 			uint64_t a, b;
 
@@ -473,6 +475,19 @@ void fake_net_free(struct fake_net *f)
 	free(f);
 }
 
+void fake_net_destroy(struct fake_net *f)
+{
+	if (!f)
+		return;
+	while (f->first)
+		op_free(f, f->first);
+	for (uint32_t i = 0; i < ROUNDS; i++)
+		for (uint32_t j = 0; f->round[i].joined && j < f->ranks; j++)
+			free(f->round[i].in[j]);
+	pthread_mutex_destroy(&f->lock);
+	free(f);
+}
+
 struct net *fake_net_of(struct fake_net *f, uint32_t rank)
 {
 	return &f->end[rank].net;
@@ -513,6 +528,40 @@ void fake_net_silence(struct fake_net *f, uint32_t rank)
 {
 	pthread_mutex_lock(&f->lock);
 	f->end[rank].silent = true;
+	pthread_mutex_unlock(&f->lock);
+}
+
+static void end_op(struct fake_net *f, struct op *o, uint32_t rank, bool reached)
+{
+	if (o->receive && o->to == rank) {
+		op_free(f, o);
+	} else if (!o->receive && o->from == rank) {
+		buffer(o);
+		o->told = true;
+		if (o->matched || !reached)
+			op_free(f, o);
+	}
+}
+
+void fake_net_end(struct fake_net *f, uint32_t rank, bool reached)
+{
+	struct op *next;
+
+	pthread_mutex_lock(&f->lock);
+	for (struct op *o = f->first; o; o = next) {
+		next = o->next;
+		end_op(f, o, rank, reached);
+	}
+	for (uint32_t i = 0; i < f->end[rank].rounds; i++) {
+		struct round *r = &f->round[i];
+
+		r->out[rank] = NULL;
+		if (r->written || reached)
+			continue;
+		r->joined &= ~(1u << rank);
+		free(r->in[rank]);
+		r->in[rank] = NULL;
+	}
 	pthread_mutex_unlock(&f->lock);
 }
 

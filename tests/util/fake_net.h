@@ -24,6 +24,8 @@ struct fake_net;
 struct fake_net *fake_net_new(uint32_t ranks, uint64_t seed);
 /* What was given up while under way stays allocated, for its memory may be in use. */
 void fake_net_free(struct fake_net *f);
+/* When no rank uses any memory of theirs: all goes, whatever was under way. */
+void fake_net_destroy(struct fake_net *f);
 struct net *fake_net_of(struct fake_net *f, uint32_t rank);
 
 /* Chance in percent that a test() ends what could end; default 100. */
@@ -36,6 +38,9 @@ void fake_net_hold_collectives(struct fake_net *f);
 void fake_net_release(struct fake_net *f);
 /* Nothing that this rank takes part in ends any more: its host is gone. */
 void fake_net_silence(struct fake_net *f, uint32_t rank);
+/* Its process has ended: its memory is not used any more. What it sent arrives if reached is
+ * set, else only what has arrived; so it is with its part in collective calls. */
+void fake_net_end(struct fake_net *f, uint32_t rank, bool reached);
 /* Every further call of this rank returns ENET. */
 void fake_net_break(struct fake_net *f, uint32_t rank);
 

@@ -11,13 +11,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "error.h"
 
 #define FAULTS_MAX 8
 #define PATH_ROOM  512
-#define SMP_END_MS 5000
+#define SMP_END_MS 60000
+#define STOPPED_MS 60000
 
-/* Names in a run, and while ftmem_restore() runs. */
+/* Names in a run, and while ftmem_restore() or ftmem_repair() runs. */
 static const char *const point_name[POINT_COUNT][2] = {
 	[POINT_BEGIN_FILL] = {"begin-fill", "refill"},
 	[POINT_COPY] = {"copy", "recopy"},
@@ -44,7 +46,7 @@ static const char *const point_name[POINT_COUNT][2] = {
 	[POINT_MOVE_SEND] = {"move-send", "move-send"},
 	[POINT_RETIRE] = {"retire", "retire"},
 	[POINT_RESPAWN] = {"respawn", "respawn"},
-	[POINT_AGREE] = {"agree", "agree"},
+	[POINT_AGREE] = {"agree", "reagree"},
 	[POINT_RESTORED] = {"", "restored"},
 };
 
@@ -73,7 +75,7 @@ static struct {
 	struct smp_client *smp;
 	atomic_bool restoring, killed_smp;
 	_Atomic uint64_t version;
-	_Atomic uint32_t adopted;
+	uint64_t stops; /* other ranks that are to be stopped, a bit each */
 } state;
 
 /* --- what happens --- */
@@ -108,27 +110,66 @@ static void kill_smp(void)
 	atomic_store(&state.killed_smp, true);
 }
 
+/* Process id and node of a rank, as it noted them. */
+static bool find_rank(uint32_t rank, int *pid, char node[FTMEM_NAME_MAX + 1])
+{
+	char path[PATH_ROOM + 64];
+	int found;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/pid.%u", state.folder, rank);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	found = fscanf(file, "%d %63s", pid, node);
+	fclose(file);
+	return found == 2;
+}
+
 /* The other ranks of the job, or of this node alone. */
 static void kill_others(bool all)
 {
 	for (uint32_t i = 0; i < state.ranks; i++) {
-		char path[PATH_ROOM + 64], node[FTMEM_NAME_MAX + 1];
-		int pid, found = 0;
-		FILE *file;
+		char node[FTMEM_NAME_MAX + 1];
+		int pid;
 
-		snprintf(path, sizeof(path), "%s/pid.%u", state.folder, i);
-		file = fopen(path, "re");
-		if (file) {
-			found = fscanf(file, "%d %63s", &pid, node);
-			fclose(file);
-		}
-		if (i != state.rank && found == 2 && (all || strcmp(node, state.node) == 0))
+		if (i != state.rank && find_rank(i, &pid, node)
+		    && (all || strcmp(node, state.node) == 0))
 			kill(pid, SIGKILL);
 	}
 }
 
+static bool is_stopped(uint32_t rank)
+{
+	char node[FTMEM_NAME_MAX + 1], path[64], run = '\0';
+	int pid, found = 0;
+	FILE *file;
+
+	if (!find_rank(rank, &pid, node))
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	found = fscanf(file, "%*d (%*[^)]) %c", &run);
+	fclose(file);
+	return found == 1 && run == 'T';
+}
+
+/* What else is asked for happens when the others that are to be stopped are. */
+static void await_stopped(void)
+{
+	uint64_t deadline = clock_deadline(STOPPED_MS);
+
+	for (uint32_t i = 0; i < state.ranks && i < 64; i++)
+		while (state.stops >> i & 1 && !is_stopped(i) && clock_ns() < deadline)
+			clock_sleep(1000000);
+}
+
 static void happen(const struct fault *f)
 {
+	if (f->what != DO_STOP)
+		await_stopped();
 	note("fired", f->text);
 	switch (f->what) {
 	case DO_KILL_SMP: kill_smp(); return;
@@ -220,6 +261,8 @@ static void parse_one(char *text)
 		misuse(text);
 	if (strcmp(rank, "*") == 0 || strtoul(rank, NULL, 10) == state.rank)
 		state.faults++;
+	else if (f->what == DO_STOP && strtoul(rank, NULL, 10) < 64)
+		state.stops |= UINT64_C(1) << strtoul(rank, NULL, 10);
 }
 
 void fault_start(const char *folder, uint32_t rank, uint32_t ranks, const char *node)
@@ -255,17 +298,7 @@ void fault_set_smp(struct smp_client *smp)
 	state.smp = smp;
 }
 
-void fault_add_adopted(void)
-{
-	atomic_fetch_add(&state.adopted, 1);
-}
-
 bool fault_killed_smp(void)
 {
 	return atomic_load(&state.killed_smp);
-}
-
-uint32_t fault_adopted(void)
-{
-	return atomic_load(&state.adopted);
 }

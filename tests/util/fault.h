@@ -18,7 +18,8 @@
  *   fail        the call fails (only at points of calls that can)
  *   flip        a bit of the block is flipped after its checksum was taken (copy only)
  *
- * While ftmem_restore() runs some points have names of their own, in brackets:
+ * While ftmem_restore() or ftmem_repair() runs some points have names of their own, in
+ * brackets:
  *
  *   begin-fill [refill]           before a slot is marked as being filled
  *   copy [recopy]                 before a block is copied
@@ -42,7 +43,7 @@
  *   move-send                     before a part is sent to another rank
  *   retire                        before arenas of older epochs are given up
  *   respawn                       before an arena is handed to a new ftmem-smp
- *   agree                         before a collective step of open, seal and restore
+ *   agree [reagree]               before a collective step of open and seal, of restore
  *   [restored]                    before ftmem_restore() returns
  *
  * What fired is appended to <folder>/fired.<rank>, one line each.
@@ -59,9 +60,8 @@
  */
 void fault_start(const char *folder, uint32_t rank, uint32_t ranks, const char *node);
 
-/* Whether kill-smp happened here; arenas handed over since the start. */
+/* Whether kill-smp happened here. */
 bool fault_killed_smp(void);
-uint32_t fault_adopted(void);
 
 /* --- for fault_wrap.c --- */
 
@@ -116,6 +116,5 @@ int fault_fail(int code, enum fault_point point);
 void fault_set_version(uint64_t version);
 void fault_set_restoring(bool restoring);
 void fault_set_smp(struct smp_client *smp);
-void fault_add_adopted(void);
 
 #endif

@@ -167,15 +167,15 @@ void __wrap_codec_decode(const struct codec_decoder *d, size_t len, const uint8_
 
 /* --- arenas and ftmem-smp --- */
 
-int __real_arena_attach(int fd, bool writable, struct arena **out);
-int __wrap_arena_attach(int fd, bool writable, struct arena **out);
-int __wrap_arena_attach(int fd, bool writable, struct arena **out)
+int __real_arena_attach_held(int fd, bool writable, struct arena **out);
+int __wrap_arena_attach_held(int fd, bool writable, struct arena **out);
+int __wrap_arena_attach_held(int fd, bool writable, struct arena **out)
 {
 	if (fault_pass(POINT_ATTACH) == DO_FAIL) {
 		close(fd);
 		return fault_fail(FTMEM_ENOMEM, POINT_ATTACH);
 	}
-	return __real_arena_attach(fd, writable, out);
+	return __real_arena_attach_held(fd, writable, out);
 }
 
 int __real_arena_create(int fd, const struct arena_spec *spec, struct arena **out);
@@ -204,7 +204,7 @@ int __wrap_smp_connect(const struct smp_config *config, struct smp_client **out)
 {
 	int rc = __real_smp_connect(config, out);
 
-	if (rc == 0)
+	if (rc == 0 && config->rank != WIRE_RANK_OBSERVER)
 		fault_set_smp(*out);
 	return rc;
 }
@@ -213,14 +213,9 @@ int __real_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd
 int __wrap_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd);
 int __wrap_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd)
 {
-	int rc;
-
 	if (fault_pass(POINT_RESPAWN) == DO_FAIL)
 		return fault_fail(FTMEM_ESMP, POINT_RESPAWN);
-	rc = __real_smp_adopt(c, epoch, rank, fd);
-	if (rc == 0)
-		fault_add_adopted();
-	return rc;
+	return __real_smp_adopt(c, epoch, rank, fd);
 }
 
 int __real_smp_retire(struct smp_client *c, uint64_t epoch);
@@ -286,6 +281,19 @@ bool __wrap_copy_fill_block(const struct copy_fill *fill, uint32_t index)
 {
 	fault_pass(POINT_FILL);
 	return __real_copy_fill_block(fill, index);
+}
+
+/* Its points have the names of a restore. */
+int __real_session_repair(struct ftmem *ft, uint64_t *blocks);
+int __wrap_session_repair(struct ftmem *ft, uint64_t *blocks);
+int __wrap_session_repair(struct ftmem *ft, uint64_t *blocks)
+{
+	int rc;
+
+	fault_set_restoring(true);
+	rc = __real_session_repair(ft, blocks);
+	fault_set_restoring(false);
+	return rc;
 }
 
 int __real_session_restore(struct ftmem *ft, uint64_t *version);

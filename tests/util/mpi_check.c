@@ -40,11 +40,21 @@ uint32_t check_size(void)
 	return (uint32_t)check.size;
 }
 
-bool check_quick(void)
+static bool is_set(const char *name)
 {
-	const char *text = getenv("FTMEM_TEST_QUICK");
+	const char *text = getenv(name);
 
 	return text && text[0] && strcmp(text, "0") != 0;
+}
+
+bool check_quick(void)
+{
+	return is_set("FTMEM_TEST_QUICK");
+}
+
+bool check_full(void)
+{
+	return is_set("FTMEM_TEST_FULL");
 }
 
 uint64_t check_seed(void)

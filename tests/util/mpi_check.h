@@ -8,6 +8,7 @@
  *   FTMEM_TEST_CASE=NAME   runs the cases whose name contains NAME alone
  *   FTMEM_TEST_SEED=NUMBER the seed of a former run
  *   FTMEM_TEST_QUICK=1     a selection, for builds with sanitizers
+ *   FTMEM_TEST_FULL=1      many times as much, where a program has random rounds
  */
 #ifndef FTMEM_TEST_MPI_CHECK_H
 #define FTMEM_TEST_MPI_CHECK_H
@@ -31,6 +32,7 @@ int check_run(const struct check_case *cases, size_t count);
 uint32_t check_rank(void);
 uint32_t check_size(void);
 bool check_quick(void);
+bool check_full(void);
 /* The same on all ranks; differs from case to case. */
 uint64_t check_seed(void);
 

@@ -63,8 +63,10 @@ def first() -> None:
     assert part.session.stored("weights") == (None, 0)
     part.add()
     assert part.session.restore() is None
+    assert part.session.repair() is None
     part.snapshot(1)
     part.snapshot(2)
+    assert part.session.repair() == 0
     assert part.session.skip(3) is ftmem.Result.OK
     assert part.session.wait(3) is ftmem.Result.DROPPED
     stats = part.session.stats()
@@ -84,6 +86,7 @@ def again() -> None:
         assert session.stored("nothing of that name") == (2, 0)
     part = Part()
     part.add()
+    refused("EINVAL", "ftmem_restore()", part.session.repair)
     assert part.session.restore() == 2
     assert part.holds(2, part.here.rank)
     # Another layout: the next version is of what is registered then.
