@@ -285,7 +285,7 @@ static int device_fence(struct copy *c, void *stream, uint64_t deadline_ns)
 {
 	bool late = false;
 	uint64_t turn = atomic_load(&c->turn);
-	int number, rc = 0;
+	int number = DEVICE_HOST, rc = 0;
 
 	if (atomic_load(&c->on_devices))
 		rc = c->ops->stream(stream, &number);

@@ -266,9 +266,13 @@ static int check_overlaps(const struct layout *l)
 
 	c.box = calloc(most, sizeof(*c.box));
 	c.number = calloc(most, sizeof(*c.number));
-	rc = c.box && c.number ? check_regions(l, &c) : layout_no_memory(l->regions);
-	if (rc == FTMEM_OK)
-		rc = check_pieces(l, &c);
+	if (c.box && c.number) {
+		rc = check_regions(l, &c);
+		if (rc == FTMEM_OK)
+			rc = check_pieces(l, &c);
+	} else {
+		rc = layout_no_memory(l->regions);
+	}
 	free(c.box);
 	free(c.number);
 	return rc;

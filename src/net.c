@@ -74,8 +74,11 @@ struct net_who net_who(const struct net *net, uint32_t rank)
 {
 	struct net_who who;
 
-	snprintf(who.text, sizeof(who.text), net->node ? "rank %" PRIu32 " (%.63s)" : "rank %" PRIu32,
-	         rank, net->node ? net->node(net->node_arg, rank) : "");
+	if (net->node)
+		snprintf(who.text, sizeof(who.text), "rank %" PRIu32 " (%.63s)", rank,
+		         net->node(net->node_arg, rank));
+	else
+		snprintf(who.text, sizeof(who.text), "rank %" PRIu32, rank);
 	return who;
 }
 

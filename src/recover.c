@@ -209,6 +209,7 @@ __attribute__((format(printf, 2, 3))) static void text_add(struct text *t, const
 	if (t->cut)
 		return;
 	va_start(args, fmt);
+	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): va_start() is just above. */
 	n = vsnprintf(t->at + t->used, t->bytes - t->used, fmt, args);
 	va_end(args);
 	if (n >= 0 && (size_t)n < t->bytes - t->used)

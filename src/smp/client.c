@@ -646,7 +646,7 @@ int smp_check_take(struct smp_client *c, struct smp_entry *out)
 		close(fd);
 	if (rc == WIRE_CLOSED)
 		return gone(c);
-	if (rc < 0)
+	if (rc)
 		disconnect(c);
 	else if (reply.result < 0)
 		rc = error_set(reply.result, "%s", reply.text);

@@ -379,6 +379,8 @@ int main(int argc, char **argv)
 		closefrom(STDERR_FILENO + 1);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	/* An arena or a log that may not grow is an error, not the end. */
+	signal(SIGXFSZ, SIG_IGN);
 	umask(077);
 	raise_limit();
 	p.to = (struct log){

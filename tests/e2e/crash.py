@@ -179,9 +179,9 @@ running = set()
 
 
 def attempt(case, args, lose):
-    """Name, result text or None if good, what was restored, seconds."""
-    if stop.is_set():
-        return case, "not run", [], 0.0
+    """The case, result text or None if good, what was restored, seconds; None: not begun."""
+    if stop.is_set() or time.monotonic() > args.end:
+        return None
     trial = Trial(case, args, lose)
     running.add(trial)
     begin = time.monotonic()
@@ -260,6 +260,8 @@ def main():
     parser.add_argument("--results", metavar="FILE", help="note there how each case ended")
     parser.add_argument("--resume", action="store_true",
                         help="without the cases that ended well by that file")
+    parser.add_argument("--seconds", type=float, default=float("inf"), metavar="N",
+                        help="begin no case later than that: for a matrix run in pieces")
     parser.add_argument("--report", metavar="FILE",
                         help="write the table of all results between the markers in FILE")
     args = parser.parse_args()
@@ -278,13 +280,17 @@ def main():
     print(f"{len(cases)} cases, seed {args.seed}")
     print(f"{'':6}  {'case':44} {'n/m':4} {'time':>7}  {'restored':14}  what goes wrong",
           flush=True)
-    failed = 0
+    args.end = begin + args.seconds
+    failed = left = 0
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         try:
             futures = [pool.submit(attempt, case, args, lose_all or i % 4 == 0)
                        for i, case in enumerate(cases)]
             for future in concurrent.futures.as_completed(futures):
                 outcome = future.result()
+                if outcome is None:
+                    left += 1
+                    continue
                 failed += outcome[1] is not None
                 outcomes.note(outcome[0], outcome[1] is None)
                 show(again, *outcome)
@@ -294,7 +300,9 @@ def main():
                 trial.job.close()
     if args.report:
         crash_report.write(args.report, outcomes.pairs(), args.seed)
-    print(f"{len(cases) - failed} of {len(cases)} cases good, {time.monotonic() - begin:.0f} s")
+    tried = len(cases) - left
+    print(f"{tried - failed} of {tried} cases good, {time.monotonic() - begin:.0f} s"
+          + (f"; {left} not begun" if left else ""))
     return 1 if failed else 0
 
 

@@ -4,7 +4,9 @@ import os
 import pathlib
 import shutil
 import subprocess
+import time
 
+BACKTRACES_S = 90     # for those of all processes
 FIELDS = ("State", "PPid", "SigPnd", "ShdPnd", "SigBlk", "Threads")
 
 
@@ -29,13 +31,15 @@ def threads(pid):
                f"{read(f'{at}/syscall').split()[0]}; {stack}")
 
 
-def backtraces(pid):
+def backtraces(pid, seconds):
     if not shutil.which("gdb"):
         return "  no gdb: no backtraces"
+    if seconds < 1:
+        return "  no time for backtraces"
     try:
         done = subprocess.run(
             ["gdb", "-p", str(pid), "-batch", "-nx", "-ex", "thread apply all backtrace 16"],
-            text=True, errors="replace", capture_output=True, timeout=60, check=False,
+            text=True, errors="replace", capture_output=True, timeout=min(seconds, 30), check=False,
             stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return "  gdb did not answer"
@@ -45,7 +49,7 @@ def backtraces(pid):
 
 def describe(processes):
     """A text about processes: {pid: command line}."""
-    told = []
+    told, end = [], time.monotonic() + BACKTRACES_S
     for pid, line in sorted(processes.items()):
         status = dict(line.split(":", 1) for line in read(f"/proc/{pid}/status").splitlines()
                       if ":" in line)
@@ -53,5 +57,5 @@ def describe(processes):
         told.append("  " + "; ".join(f"{name} {' '.join(status.get(name, '?').split())}"
                                      for name in FIELDS))
         told += threads(pid)
-        told.append(backtraces(pid))
+        told.append(backtraces(pid, end - time.monotonic()))
     return "\n".join(told)

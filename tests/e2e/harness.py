@@ -13,7 +13,7 @@ import tempfile
 import time
 
 JOB = "fault"
-RUN_S = 120.0         # no mpirun of these tests takes so long
+RUN_S = 240.0         # no mpirun of these tests takes so long
 TRIES = 5
 
 
@@ -122,7 +122,7 @@ class Job:
     def environment(self, **more):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("FTMEM_", "OMPI_", "PMIX"))}
         # What is left behind in spite of all goes by itself.
-        env.update(FTMEM_DIR=str(self.dir), FTMEM_SMP=self.args.smp, FTMEM_EXPIRE_S="120")
+        env.update(FTMEM_DIR=str(self.dir), FTMEM_SMP=self.args.smp, FTMEM_EXPIRE_S="600")
         # Open MPI refuses to start as root unless told twice.
         env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         # Two mpirun that end and start in one such folder get in each other's way.

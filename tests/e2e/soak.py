@@ -27,8 +27,8 @@ from training import MODEL, STATE_BYTES, Training
 SHAPES = ((4, 1, 1), (3, 1, 2), (5, 2, 1), (2, 1, 2), (4, 2, 1), (6, 1, 1))
 EXCHANGE_S = (0, 0.02, 0.03, 0.03, 0.06)   # how long parity is made to take, so that faults hit it
 FAULTS = 16           # in a round, at most
-HANG_S = 60           # without a step, although nothing is stopped
-ROUND_S = 300
+HANG_S = 120          # without a step, although nothing is stopped
+ROUND_S = 400
 SHORT_S = (0.05, 1.5)  # a stop
 LONG_S = (5.0, 8.0)    # the library's patience is training.TIMEOUT_MS
 
@@ -258,7 +258,12 @@ class Round:
         if not hung and now - self.started < ROUND_S:
             return
         text = f"no step for {HANG_S} s" if hung else f"not done in {ROUND_S} s"
-        raise Failure(f"{text}\n{self.tail()}\n" + diagnose.describe(processes_of(self.job.root)))
+        found = diagnose.describe(processes_of(self.job.root))
+        # A machine that is too busy shows in this.
+        before, waited = self.job.last_step, time.monotonic() - now
+        self.job.read()
+        later = "it has gone on" if self.job.last_step != before else "nothing has changed"
+        raise Failure(f"{text}\n{self.tail()}\n{found}\n{later} in the {waited:.0f} s since")
 
     def train(self):
         """Until a run ends well."""

@@ -43,11 +43,12 @@
 #define ANEW    3  /* the same; nothing is restored */
 #define REBUILD 4
 #define JOINED  5  /* holds what is restored */
-#define CLEAR   6  /* has committed it */
-#define IDLE    7
-#define FILL    8
-#define YES     9  /* has voted */
-#define NO      10
+#define ENTERED 6  /* and has noted that it takes part in this run */
+#define CLEAR   7  /* has committed it */
+#define IDLE    8
+#define FILL    9
+#define YES     10 /* has voted */
+#define NO      11
 
 /* What it said of its version. */
 #define GO   1
@@ -158,11 +159,12 @@ hidden byte restored_was_snapshotted_by_all, restored_is_not_mixed, committed_st
 #define ONE_SKIPS  4
 #define ALL_VOTED  8
 #define ALL_JOINED 16
+#define ALL_ENTERED 32
 
 /* Those that rank x of start y may know. */
 inline learn(x, y)
 {
-	fact = ALL_GO | ALL_GOOD | ALL_VOTED | ALL_JOINED;
+	fact = ALL_GO | ALL_GOOD | ALL_VOTED | ALL_JOINED | ALL_ENTERED;
 	v = node[x].p[y].ver;
 	for (c : 0 .. n - 1) {
 		if
@@ -178,7 +180,8 @@ inline learn(x, y)
 		:: else
 		fi;
 		if
-		:: node[c].p[y].phase < JOINED -> fact = fact & ~ALL_JOINED
+		:: node[c].p[y].phase < JOINED -> fact = fact & ~(ALL_JOINED | ALL_ENTERED)
+		:: node[c].p[y].phase == JOINED -> fact = fact & ~ALL_ENTERED
 		:: else
 		fi
 	}
@@ -191,7 +194,8 @@ inline learn(x, y)
 	(node[x].p[y].phase == FILL -> WITH(ALL_GO) || WITH(ONE_SKIPS) : \
 	(node[x].p[y].phase >= YES -> WITH(ALL_VOTED) : \
 	(node[x].p[y].phase == JOINED -> WITH(ALL_JOINED) || flaw == CLEARS_EARLY : \
-	node[x].p[y].phase > WAIT))))
+	(node[x].p[y].phase == ENTERED -> WITH(ALL_ENTERED) || flaw == CLEARS_EARLY : \
+	node[x].p[y].phase > WAIT)))))
 
 /* Which nodes can do what. */
 inline look()
@@ -260,16 +264,15 @@ inline spare()
 	fi
 }
 
-/* From now on version (a, b), stored by x, must not be lost. All that take part have it; who is
- * away may. */
-inline promise(a, b, x)
+/* All that take part hold version (a, b), so whoever is lost from now on is gone. Of those who are
+ * away some may hold it too. */
+inline all_hold(a, b)
 {
 	for (c : 0 .. n - 1) {
 		node[c].gone = !node[c].p[g].live;
 		node[c].agone = !IS(node[c].aslot[0], a, b) && !IS(node[c].aslot[1], a, b)
 	}
-	done_by = x;
-	done_ver = b
+	true
 }
 
 /* The last vote settles it. */
@@ -283,19 +286,32 @@ inline count_votes()
 			start[g].yes = start[g].yes && node[c].p[g].phase == YES
 		}
 		if
-		:: start[g].yes -> promise(start[g].inc, T.ver, start[g].by)
+		:: start[g].yes ->
+			all_hold(start[g].inc, T.ver);
+			done_by = start[g].by;
+			done_ver = T.ver
 		:: else
 		fi
 	:: else
 	fi
 }
 
-/* The last to hold what is restored, if anything, ends it. */
 inline count_joined()
 {
 	learn(i, g);
 	if
-	:: fact & ALL_JOINED -> promise(start[g].cinc, start[g].cver, start[g].cby)
+	:: fact & ALL_JOINED -> all_hold(start[g].cinc, start[g].cver)
+	:: else
+	fi
+}
+
+inline count_entered()
+{
+	learn(i, g);
+	if
+	:: fact & ALL_ENTERED ->
+		done_by = start[g].cby;
+		done_ver = start[g].cver
 	:: else
 	fi
 }
@@ -420,7 +436,6 @@ inline step_recovering()
 JOIN:
 		d_step {
 			T.at = !IS(node[i].slot[0], start[g].cinc, start[g].cver);
-			node[i].with = start[g].inc;
 			T.phase = JOINED;
 			count_joined()
 		}
@@ -443,11 +458,17 @@ REBUILT:
 			rebuilt_from_k_members = held >= n - m || g == 1;
 			assert(rebuilt_from_k_members);
 			SLOT_SET(SLOT, PREPARED, start[g].cinc, start[g].cver, start[g].cby);
-			node[i].with = start[g].inc;
 			T.phase = JOINED;
 			count_joined()
 		}
 	:: T.phase == JOINED ->
+ENTER:
+		d_step {
+			node[i].with = start[g].inc;
+			T.phase = ENTERED;
+			count_entered()
+		}
+	:: T.phase == ENTERED ->
 RECOMMIT:
 		d_step {
 			SLOT.state = COMMITTED;
@@ -468,7 +489,8 @@ START_AFRESH:
 			SLOT_SET(node[i].slot[1], EMPTY, 0, 0, 0);
 			node[i].with = start[g].inc;
 			T.phase = IDLE;
-			count_joined()
+			count_joined();
+			count_entered()
 		}
 	fi
 }
@@ -757,8 +779,8 @@ c_code {
 		x[0] = x[1];
 		x[1] = other;
 		for (int k = 0; p && k < 2; k++)
-			if ((p[k].phase >= 4 && p[k].phase <= 6) || p[k].phase == 8
-			    || p[k].phase == 9)
+			if ((p[k].phase >= 4 && p[k].phase <= 7) || p[k].phase == 9
+			    || p[k].phase == 10)
 				p[k].at = !p[k].at;
 	}
 
@@ -785,8 +807,8 @@ c_code {
 			bits |= held_bits(x->slot) | held_bits(x->aslot);
 			x->agone = x->away && x->agone;
 			for (int y = 0; y < 2; y++) {
-				voting[y] |= x->p[y].phase >= 9;
-				recovering[y] |= x->p[y].phase >= 2 && x->p[y].phase <= 6;
+				voting[y] |= x->p[y].phase >= 10;
+				recovering[y] |= x->p[y].phase >= 2 && x->p[y].phase <= 7;
 			}
 		}
 		for (int y = 0; y < 2; y++) {

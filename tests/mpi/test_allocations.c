@@ -40,8 +40,8 @@ static enum ending agree(int rc, const char *what)
 	CHECK_MSG(rc >= 0 || ftmem_errmsg()[0], "%s: %d without a message", what, rc);
 	worst = (enum ending)check_max(MPI_COMM_WORLD, (uint64_t)mine);
 	/* Without memory for a message a rank cannot tell the others. */
-	CHECK_MSG(worst != NO_MEMORY || mine == NO_MEMORY, "%s: %d, but not enough memory elsewhere",
-	          what, rc);
+	CHECK_MSG(worst != NO_MEMORY || mine == NO_MEMORY,
+	          "%s: %d, but another rank lacks memory", what, rc);
 	return worst;
 }
 
@@ -162,8 +162,9 @@ static void any_allocation_may_fail(void)
 		n += stride;
 	job.comm = MPI_COMM_WORLD;
 	cluster_deinit(&job);
-	check_say("of %u allocations one of %u failed: %u steps were taken again, %u ended the job", n,
-	          stride, seen.again, seen.out_of_step);
+	check_say("of %u allocations one of %u failed: %u steps were taken again, %u ended the "
+	          "job",
+	          n, stride, seen.again, seen.out_of_step);
 }
 
 int main(int argc, char **argv)
