@@ -379,11 +379,14 @@ FTMEM_API int ftmem_wait(struct ftmem *ft, uint64_t version, uint32_t timeout_ms
  * Collective, after ftmem_seal(). Waits for versions under way, then verifies all that the
  * ranks hold of the newest committed version, and mends from parity what is damaged, in place:
  * blocks of data and parity, checksums, headers. Regions are neither read nor written, and
- * snapshots go on after it. *blocks, which may be NULL: blocks mended on all ranks, 0: nothing
- * was wrong. Not needed before a restart, as ftmem_restore() mends, too; nor before the next
- * ftmem_snapshot(): once it commits, its version takes the place of what was damaged.
- * FRESH: nothing is stored. ECORRUPT: more is damaged than parity covers. What is damaged then
- * stays as it is; the next version that commits takes its place.
+ * snapshots go on after it. *blocks, which may be NULL: blocks mended on all ranks, where a
+ * header, or an older version that was discarded, counts as one; 0: nothing was wrong. Also
+ * in ftmem_stats.repaired_blocks, of each rank. Not needed before a restart, as
+ * ftmem_restore() mends, too; nor before the next ftmem_snapshot(): once it commits, its
+ * version takes the place of what was damaged.
+ * FRESH: nothing is stored. ECORRUPT: more is damaged than parity covers; the message names
+ * the ranks. What is damaged then stays as it is, and the next version that commits takes its
+ * place.
  * EINVAL: stored versions were neither restored nor forgotten; the newest version is of an
  * earlier layout, whose place the next version takes that commits.
  * EINVAL, ENOMEM, ESYS, ENET, ESMP, ETIMEOUT, ECORRUPT.

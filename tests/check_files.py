@@ -44,6 +44,7 @@ def unbuilt(root):
             names = {path.name}
             if folder == "tests":
                 names |= {path.stem.removeprefix("test_").removeprefix("sim_"),
+                          path.stem.removeprefix("fuzz_"),
                           "alloc" if path.stem == "alloc_fail" else path.name}
             if path.name not in {"keep_modules.c"} and not any(
                     re.search(rf"\b{re.escape(name)}\b", lists) for name in names):

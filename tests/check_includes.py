@@ -102,7 +102,7 @@ progress              : clock error thread keeper snapshot
 machine               : checksum
 session               : clock error checksum machine tags opts topo tune map keeper epoch progress
 room                  : error memory session
-seal                  : clock error checksum share session room
+seal                  : clock error checksum recover share session room
 gather                : error recover session
 rescue                : error rebuild room gather
 stored                : checksum error layout gather

@@ -65,7 +65,7 @@ def lines(outcomes, seed):
     for section in crash_cases.SECTIONS:
         yield from section_table(outcomes, section, notes)
     for number, note in enumerate(notes, 1):
-        yield f"({number}) {note}."
+        yield from wrapped(f"({number}) {note}")
     yield ""
     rest = [(case.name, good) for case, good in outcomes if not case.section]
     yield f"Besides, {sum(good for _, good in rest)} of {len(rest)} cases that are no cells:"

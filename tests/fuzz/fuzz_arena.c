@@ -22,8 +22,9 @@
 
 #define PAGES_MAX 64u
 #define PART_MAX  4096u
-/* More than such an arena needs. */
-#define SCRUB_STEPS 64u
+/* From one step of the scrubber to the next, and more than such an arena needs. */
+#define STEP_NS  UINT64_C(100000000)
+#define SCRUB_NS (100 * STEP_NS)
 
 /* Which are not made to fit. */
 enum {
@@ -246,8 +247,10 @@ static void adopt(const struct memory *m, const struct arena_header *h, const st
 	FUZZ_REQUIRE(!found || strcmp(h->job, FUZZ_JOB) != 0 || rc == 0);
 	if (rc == 0) {
 		FUZZ_REQUIRE(scrub_new(s, NULL, &scrub) == 0);
-		for (uint64_t i = 0; i < SCRUB_STEPS; i++)
-			scrub_step(scrub, SCRUB_MIB_S_MAX, 1000000 * (i + 1));
+		/* It rests when all was looked at. */
+		for (uint64_t now = 1; scrub_due(scrub) <= now + STEP_NS && now < SCRUB_NS;
+		     now += STEP_NS)
+			scrub_step(scrub, SCRUB_MIB_S_MAX, now);
 		store_slots(store_at(s, 0), slot);
 		for (int i = 0; i < 2; i++)
 			FUZZ_REQUIRE(slot[i].state == SLOT_EMPTY || slot[i].state == SLOT_FILLING

@@ -89,7 +89,8 @@ static void check(const struct opts *o)
 	FUZZ_REQUIRE(o->expire_s <= 31536000 && o->window <= 16 && o->copy_threads <= 64);
 	FUZZ_REQUIRE(o->block_bytes % 4096 == 0 && o->block_bytes <= 4194304);
 	FUZZ_REQUIRE(o->log.level >= FTMEM_LOG_ERROR && o->log.level <= FTMEM_LOG_DEBUG);
-	FUZZ_REQUIRE(o->private_rule >= FTMEM_PRIVATE_RANK && o->private_rule <= FTMEM_PRIVATE_DROP);
+	FUZZ_REQUIRE(o->private_rule == FTMEM_PRIVATE_RANK
+	             || o->private_rule == FTMEM_PRIVATE_DROP);
 	FUZZ_REQUIRE(o->when_busy >= FTMEM_BUSY_SKIP && o->when_busy <= FTMEM_BUSY_WAIT);
 	FUZZ_REQUIRE(o->compare_every <= 1000000000 && o->device_staging <= OPTS_STAGING_MAX);
 }

@@ -17,6 +17,7 @@
 #define RECORDS_MAX 24u
 #define CELLS_MAX   256u
 #define INDEX_MAX   4u
+#define WORDS_MAX   32u
 
 enum what { WHAT_PLAN, WHAT_MATCH, WHAT_ROUTE, WHAT_ANSWER, WHATS };
 
@@ -81,6 +82,23 @@ static uint8_t *exact(const struct bytes *b)
 	return fuzz_copy(&in, b->size);
 }
 
+/* Each of the first words of an answer one more and one less. */
+static void vary_words(struct bytes *answer, const void *question,
+                       void (*read)(const void *question, const struct bytes *answer))
+{
+	for (uint64_t at = 0; at + 4 <= answer->size && at < 4 * WORDS_MAX; at += 4) {
+		uint32_t was, is;
+
+		memcpy(&was, answer->at + at, 4);
+		for (int i = 0; i < 2; i++) {
+			is = i ? was + 1 : was - 1;
+			memcpy(answer->at + at, &is, 4);
+			read(question, answer);
+		}
+		memcpy(answer->at + at, &was, 4);
+	}
+}
+
 /* --- plan --- */
 
 struct said {
@@ -126,6 +144,11 @@ static void read_parts(const struct plan_wanted *w, const struct bytes *answer, 
 	free(part);
 }
 
+static void read_other_parts(const void *wanted, const struct bytes *answer)
+{
+	read_parts(wanted, answer, false, NULL, 0);
+}
+
 static bool add_record(struct plan *p, struct fuzz_input *in, struct said *said)
 {
 	struct bytes b = {0}, before = {0};
@@ -135,7 +158,9 @@ static bool add_record(struct plan *p, struct fuzz_input *in, struct said *said)
 	int rc;
 
 	said->wanted = kind & 1;
-	*s = (struct plan_stored){.agent = kind >> 1 & 3, .rank = kind >> 3 & 3, .piece = kind >> 5};
+	s->agent = kind >> 1 & 3;
+	s->rank = kind >> 3 & 3;
+	s->piece = kind >> 5;
 	s->tensor = take_tensor(in);
 	s->box = take_box(in, &s->tensor);
 	rc = said->wanted ? plan_wanted_put(&b, &(struct plan_wanted){s->tensor, s->box})
@@ -180,6 +205,8 @@ static void fuzz_plan(struct fuzz_input *in)
 		if (said[i].wanted && w.tensor.name[0]) {
 			FUZZ_REQUIRE(answer.size > 0);
 			read_parts(&w, &answer, !damaged, said, count);
+			if (i + 1 == count)
+				vary_words(&answer, &w, read_other_parts);
 			damage(in, &answer);
 			read_parts(&w, &answer, false, said, count);
 		}
@@ -257,6 +284,11 @@ static void read_cells(const struct claimed *s, const struct bytes *answer, bool
 	free(cell);
 }
 
+static void read_other_cells(const void *claimed, const struct bytes *answer)
+{
+	read_cells(claimed, answer, false, 0, NULL);
+}
+
 static bool add_claim(struct match *m, struct fuzz_input *in, struct claimed *s, bool *damaged)
 {
 	struct bytes b = {0}, before = {0};
@@ -301,6 +333,8 @@ static void fuzz_match(struct fuzz_input *in)
 		for (uint32_t j = 0; j < said[i].count && j < INDEX_MAX; j++)
 			read_cells(&said[i], &answer, !any, j, &cells);
 		cells.all &= said[i].count <= INDEX_MAX;
+		if (i + 1 == count)
+			vary_words(&answer, &said[i], read_other_cells);
 		damage(in, &answer);
 		read_cells(&said[i], &answer, false, fuzz_u8(in) % 8u, NULL);
 		bytes_deinit(&answer);

@@ -467,11 +467,18 @@ void fuzz_seeds(const char *dir)
 		{WIRE_HELLO, 2, 2, 0, 0, 0, 0},
 		{WIRE_ATTACH, 2 | 1 << 3, 2, 5, 0, 0, 0},
 	};
+	/* What no rank could attach. */
+	static const uint8_t nobody[][7] = {
+		{WIRE_HELLO, 0, 0, 0, 0, 0, 0},
+		{WIRE_ADOPT, 0, 1, 0, 0, 0, 1},
+		{WIRE_ADOPT, 0, 0xff, 3, 0, 0, 1},
+	};
 	uint8_t all[4 * 7 * 16];
 	size_t at;
 
 	fuzz_seed(dir, "life", life, sizeof(life));
 	fuzz_seed(dir, "adopt", adopt, sizeof(adopt));
+	fuzz_seed(dir, "adopt-of-nobody", nobody, sizeof(nobody));
 	for (uint8_t kind = 1; kind < 14; kind++) {
 		const uint8_t with[][7] = {{WIRE_HELLO, 0, 1, 0, 0, 0, 0},
 		                           {WIRE_ADOPT, 0, 1, 9, 0, 0, kind},

@@ -77,13 +77,18 @@ figure() # TARGET NAME
 
 report() # TARGET
 {
-	local log=$logs/$1.log coverage input
+	local log=$logs/$1.log coverage
 
 	coverage=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
 	printf '%-10s %12s %9s %9s %10s %8s\n' "$1" "$(figure "$1" number_of_executed_units)" \
 		"$(figure "$1" average_exec_per_sec)" "$coverage" "$(figure "$1" new_units_added)" \
 		"$(figure "$1" peak_rss_mb)"
-	[ -z "${failed[$1]:-}" ] && return
+}
+
+report_failure() # TARGET
+{
+	local log=$logs/$1.log input
+
 	sed -n '/ERROR\|does not hold\|runtime error/,$p' "$log" | head -n 60
 	input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
 	echo "FAILED: $1; log: $log"
@@ -115,6 +120,9 @@ printf '%-10s %12s %9s %9s %10s %8s\n' target executions 'per s' coverage 'new i
 for target in $targets; do
 	report "$target"
 done
+for target in "${!failed[@]}"; do
+	report_failure "$target"
+done
 [ ${#failed[@]} -eq 0 ] || exit 1
 
 [ -n "$keep" ] || exit 0
@@ -125,6 +133,9 @@ for target in $targets; do
 	# Of what is reached, not of how often: a few dozen inputs.
 	"$programs/fuzz_$target" -merge=1 -use_counters=0 -max_len=4096 "$least" \
 		"$here/corpus/$target" "$found/$target" >"$logs/$target.merge.log" 2>&1
+	# Those that found a defect have names of their own, and stay.
+	find "$here/corpus/$target" -type f ! -name "$(printf '[0-9a-f]%.0s' {1..40})" \
+		-exec cp -t "$least" {} +
 	rm -rf "$here/corpus/$target"
 	mv "$least" "$here/corpus/$target"
 	echo "corpus/$target: $(find "$here/corpus/$target" -type f | wc -l) inputs"

@@ -187,11 +187,12 @@ inline learn(x, y)
 	}
 }
 
-#define WITH(x) ((fact & (x)) != 0)
+#define WITH(x)     ((fact & (x)) != 0)
+#define MAY_DISSENT (WITH(ONE_SKIPS) && flaw != WAITS_FOR_SKIPPERS)
 /* Whether rank x of start y can take a step. */
 #define READY(x, y) \
 	(node[x].p[y].phase == IDLE -> node[x].p[y].ver < V : \
-	(node[x].p[y].phase == FILL -> WITH(ALL_GO) || WITH(ONE_SKIPS) : \
+	(node[x].p[y].phase == FILL -> WITH(ALL_GO) || MAY_DISSENT : \
 	(node[x].p[y].phase >= YES -> WITH(ALL_VOTED) : \
 	(node[x].p[y].phase == JOINED -> WITH(ALL_JOINED) || flaw == CLEARS_EARLY : \
 	(node[x].p[y].phase == ENTERED -> WITH(ALL_ENTERED) || flaw == CLEARS_EARLY : \
@@ -264,12 +265,13 @@ inline spare()
 	fi
 }
 
-/* All that take part hold version (a, b), so whoever is lost from now on is gone. Of those who are
- * away some may hold it too. */
+/* All that take part hold version (a, b), so what is lost from now on is gone. Of those who took
+ * part and are lost or away already, some may hold it too. */
 inline all_hold(a, b)
 {
 	for (c : 0 .. n - 1) {
-		node[c].gone = !node[c].p[g].live;
+		node[c].gone = !node[c].p[g].live && !IS(node[c].slot[0], a, b) &&
+			!IS(node[c].slot[1], a, b);
 		node[c].agone = !IS(node[c].aslot[0], a, b) && !IS(node[c].aslot[1], a, b)
 	}
 	true
@@ -394,7 +396,7 @@ FAILED:
 		d_step {
 			give_up()
 		}
-	:: WITH(ONE_SKIPS) && flaw != WAITS_FOR_SKIPPERS ->
+	:: MAY_DISSENT ->
 DISSENT:
 		d_step {
 			give_up()
@@ -444,7 +446,7 @@ MAKE_ROOM:
 		d_step {
 			spare();
 			SLOT_SET(SLOT, FILLING, 0, 0, 0);
-			node[i].with = (flaw == BEGINS_TOO_EARLY -> start[g].inc : node[i].with);
+			node[i].with = (flaw == BEGINS_TOO_EARLY -> start[g].by : node[i].with);
 			T.phase = REBUILD
 		}
 	:: T.phase == REBUILD ->
@@ -464,7 +466,7 @@ REBUILT:
 	:: T.phase == JOINED ->
 ENTER:
 		d_step {
-			node[i].with = start[g].inc;
+			node[i].with = start[g].by;
 			T.phase = ENTERED;
 			count_entered()
 		}
@@ -487,7 +489,7 @@ START_AFRESH:
 		d_step {
 			SLOT_SET(node[i].slot[0], EMPTY, 0, 0, 0);
 			SLOT_SET(node[i].slot[1], EMPTY, 0, 0, 0);
-			node[i].with = start[g].inc;
+			node[i].with = start[g].by;
 			T.phase = IDLE;
 			count_joined();
 			count_entered()
@@ -646,8 +648,9 @@ inline judge()
 			maybe = maybe || (IS(node[j].slot[s], limit, v) &&
 				node[j].slot[s].state == COMMITTED)
 		}
-		denied = denied || ((node[j].with == latest ||
-			flaw == (node[j].with -> TRUSTS_OLD_ARENAS : TRUSTS_NEW_ARENAS)) &&
+		denied = denied ||
+			((node[j].with -> node[j].with == latest || flaw == TRUSTS_OLD_ARENAS :
+			flaw == TRUSTS_NEW_ARENAS) &&
 			!IS(node[j].slot[0], limit, v) && !OUTRANKS(node[j].slot[0], limit, v) &&
 			!IS(node[j].slot[1], limit, v) && !OUTRANKS(node[j].slot[1], limit, v))
 	}

@@ -145,3 +145,26 @@ int smp_forget(struct smp_client *c)
 	(void)c;
 	return 0;
 }
+
+int smp_scrub_again(struct smp_client *c, uint64_t epoch, uint32_t rank)
+{
+	(void)c;
+	(void)epoch;
+	(void)rank;
+	return 0;
+}
+
+int smp_check_ask(struct smp_client *c, uint64_t epoch, uint32_t rank)
+{
+	(void)c;
+	(void)epoch;
+	(void)rank;
+	return FTMEM_BUSY;
+}
+
+int smp_check_take(struct smp_client *c, struct smp_entry *out)
+{
+	(void)c;
+	(void)out;
+	return FTMEM_BUSY;
+}

@@ -11,6 +11,7 @@
  *   sim_step.c     points at which a process may be made to die
  *   sim_trainer.c  what a rank does: open, seal, restore, snapshots, and the state that it
  *                  trains, of which every byte follows from run and version
+ *   sim_schedule.c jobs, what they lose and when, and with what they start again
  *   sim_judge.c    what was promised, from what the trainers got and what the memory holds
  */
 #ifndef FTMEM_TEST_SIM_H
@@ -33,6 +34,7 @@
 #define SIM_FIBERS   4u  /* of one process */
 #define SIM_VERSIONS 64u /* numbers below this */
 #define SIM_EVER     UINT64_MAX
+#define SIM_TIMEOUT_MS 1000u
 
 /* --- steps, sim_step.c --- */
 
@@ -62,7 +64,7 @@ enum sim_flaw {
 	SIM_CLOCK_ALONE,    /* numbers runs and epochs by the clock, whatever is stored */
 	SIM_WRONG_SLOT,     /* fills the newest committed slot */
 	SIM_EARLY_END,      /* the SMP gives older epochs up when a new one is sealed */
-	SIM_NO_VOTE,        /* commits as soon as it is prepared */
+	SIM_NO_VOTE,        /* COMMITTED as soon as it is prepared */
 	SIM_OLDER_VERSION,  /* chooses the one before the newest */
 	SIM_FLAWS
 };
@@ -210,6 +212,7 @@ struct sim {
 	uint32_t all[SIM_STARTS + 2];   /* ranks of the run */
 	bool unordered;
 	struct sim_floor floor;
+	bool floor_visible;             /* when this start began */
 };
 extern struct sim sim;
 
@@ -232,6 +235,8 @@ void sim_fibers_end(void);
 
 /* sim_memory.c */
 void sim_process_begin(struct sim_process *p);
+/* Whether it has memory, mappings or descriptors. */
+bool sim_process_holds(const struct sim_process *p);
 /* All that it has goes. */
 void sim_process_end(struct sim_process *p);
 struct sim_buffer *sim_buffer_new(uint64_t bytes);
@@ -256,11 +261,15 @@ void sim_step(enum sim_step step);
 /* sim_trainer.c */
 void *sim_trainer(void *process);
 
+/* sim_schedule.c: starts a job and loses parts of it, again and again. */
+void sim_schedule(void);
+
 /* sim_judge.c */
 /* Which run was given that number; 0: none that is known. */
 uint32_t sim_run_of(uint64_t incarnation);
 /* Looks at all memory: which version all ranks of its run hold by now. */
 void sim_judge_memory(void);
+bool sim_judge_floor_is_visible(void);
 /* A rank's ftmem_restore() returned rc. */
 void sim_judge_restore(struct sim_process *p, int rc);
 void sim_judge_incarnation(uint64_t incarnation);

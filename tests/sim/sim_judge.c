@@ -116,6 +116,28 @@ void sim_judge_memory(void)
 		take_floor(best, newest);
 }
 
+/* Whether some slot in reach says that the newest version is committed. */
+bool sim_judge_floor_is_visible(void)
+{
+	for (uint32_t node = 0; node < sim.nodes && sim.floor.known; node++) {
+		const struct sim_machine *m = &sim.machine[sim.machine_of[node]];
+
+		for (uint32_t i = 0; i < 2 * m->arenas; i++) {
+			const uint8_t *memory = m->arena[i / 2].buffer->memory;
+			const struct arena_header *h = (const void *)memory;
+			const struct slot_header *s =
+				(const void *)(memory + h->slot_offset[i % 2]);
+
+			if (h->magic == ARENA_MAGIC
+			    && (atomic_load(&s->state) & 0xff) == SLOT_COMMITTED
+			    && s->version == sim.floor.content.version
+			    && sim_run_of(s->incarnation) == sim.floor.content.run)
+				return true;
+		}
+	}
+	return false;
+}
+
 /* --- what ranks got --- */
 
 static bool home_is_there(uint32_t rank)
@@ -142,21 +164,31 @@ static bool promised(void)
 	return sim.floor.known;
 }
 
+static bool nothing_is_lost(void)
+{
+	for (uint32_t i = 0; i < sim.machines; i++)
+		if (sim.machine[i].state != SIM_USED || sim.machine[i].losses > 0)
+			return false;
+	return true;
+}
+
 static void judge_content(struct sim_process *p)
 {
 	struct sim_content c = p->got;
 
 	if (p->parts == 0)
 		return;
+	if (c.run == 0) {
+		sim_break("rank %u gets as version %u what was never snapshotted", p->rank,
+		          c.version);
+		return;
+	}
 	if (sim.restored.run != 0 && content_cmp(c, sim.restored) != 0)
 		sim_break("mixed: rank %u gets version %u of run %u, another one version %u of "
 		          "run %u", p->rank, c.version, c.run, sim.restored.version,
 		          sim.restored.run);
 	sim.restored = c;
-	if (c.run == 0)
-		sim_break("rank %u gets what was never snapshotted as version %u", p->rank,
-		          c.version);
-	else if (sim.went[c.run][c.version] != sim.all[c.run])
+	if (sim.went[c.run][c.version] != sim.all[c.run])
 		sim_break("version %u of run %u was not snapshotted by all ranks", c.version,
 		          c.run);
 	else if (promised() && !sim.unordered && content_cmp(c, sim.floor.content) < 0)
@@ -189,6 +221,11 @@ void sim_judge_restore(struct sim_process *p, int rc)
 		sim_break("version %u of run %u was on all ranks and is not found: %s",
 		          sim.floor.content.version, sim.floor.content.run,
 		          rc == FTMEM_FRESH ? "fresh" : error_msg());
+	else if (rc == FTMEM_FRESH && sim.floor_visible)
+		sim_break("version %u of run %u is there and taken for nothing",
+		          sim.floor.content.version, sim.floor.content.run);
+	else if (rc == FTMEM_ELOST && !sim.floor.known && nothing_is_lost())
+		sim_break("refused, though nothing is lost and no version was on all ranks");
 	sim.chosen = true;
 	sim.found = rc;
 	if (!first)

@@ -76,10 +76,11 @@ void *__wrap_aligned_alloc(size_t align, size_t bytes)
 
 void __wrap_free(void *p)
 {
-	struct sim_block *b = block_of(p);
+	struct sim_block *b;
 
 	if (!p)
 		return;
+	b = block_of(p);
 	b->next->prev = b->prev;
 	b->prev->next = b->next;
 	__real_free(b->raw);
@@ -99,6 +100,14 @@ void *__wrap_realloc(void *p, size_t bytes)
 void sim_process_begin(struct sim_process *p)
 {
 	p->ring.next = p->ring.prev = &p->ring;
+}
+
+bool sim_process_holds(const struct sim_process *p)
+{
+	for (uint32_t i = 0; i < SIM_HANDLES; i++)
+		if (sim.handle[i].buffer && sim.handle[i].process == p)
+			return true;
+	return p->ring.next != &p->ring;
 }
 
 void sim_process_end(struct sim_process *p)

@@ -126,7 +126,10 @@ void sim_net_begin(void)
 		struct net *fake = fake_net_of(sim.net, i);
 
 		end[i] = (struct end){
-			.net = {.ops = &ops, .rank = i, .size = sim.ranks, .tag_max = fake->tag_max},
+			.net = {.ops = &ops,
+		                .rank = i,
+		                .size = sim.ranks,
+		                .tag_max = fake->tag_max},
 			.fake = fake,
 		};
 	}

@@ -52,9 +52,11 @@ static void tell(const struct slot *s, const char *state, struct stamp stamp)
 	if (!sim.trace || !sim.now)
 		return;
 	if (stamp.incarnation > 0 && run > 0)
-		snprintf(what, sizeof(what), " %llu of run %u", (unsigned long long)stamp.version, run);
+		snprintf(what, sizeof(what), " %llu of run %u",
+		         (unsigned long long)stamp.version, run);
 	else if (stamp.incarnation > 0)
-		snprintf(what, sizeof(what), " %llu of this run", (unsigned long long)stamp.version);
+		snprintf(what, sizeof(what), " %llu of this run",
+		         (unsigned long long)stamp.version);
 	sim_trace("rank %u: %s%s%s", sim.now->process->rank, state, what,
 	          s == own ? ", slot 0" : own && s == own + 1 ? ", slot 1" : "");
 }

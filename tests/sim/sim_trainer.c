@@ -8,7 +8,6 @@
 #include "test_random.h"
 
 #define POISON 0xb7b7b7b7b7b7b7b7u
-#define TIMEOUT_MS 1000u
 
 /* --- state --- */
 
@@ -43,10 +42,11 @@ static void poison(struct sim_process *p)
 /* Which run trained what lies in the regions, by their first word; 0: none. */
 static uint32_t find_run(const struct sim_process *p, uint32_t version)
 {
-	for (uint32_t run = sim.run; run > 0; run--)
-		if (p->part[0].word[0] == part_word(&p->part[0], (struct sim_content){run, version}, 0))
-			return run;
-	return 0;
+	struct sim_content c = {sim.run, version};
+
+	while (c.run > 0 && p->part[0].word[0] != part_word(&p->part[0], c, 0))
+		c.run--;
+	return c.run;
 }
 
 static void check(struct sim_process *p)
@@ -188,7 +188,7 @@ static int open_job(struct sim_process *p)
 	opts.smp_path = "/bin/true";
 	opts.group_nodes = sim.aim;
 	opts.parity = sim.parity;
-	opts.timeout_ms = TIMEOUT_MS;
+	opts.timeout_ms = SIM_TIMEOUT_MS;
 	opts.block_bytes = 4096;
 	opts.window = 2;
 	opts.copy_threads = 1;
@@ -256,7 +256,7 @@ static bool snapshot(struct sim_process *p, uint32_t version, bool waits)
 	if (!waits)
 		return true;
 	does(p, "ftmem_wait()");
-	rc = ftmem_wait(p->ft, version, 5 * TIMEOUT_MS);
+	rc = ftmem_wait(p->ft, version, 5 * SIM_TIMEOUT_MS);
 	sim.tally->committed += rc == 0;
 	sim.tally->dropped += rc == FTMEM_DROPPED;
 	return well(p, rc);
@@ -306,6 +306,8 @@ void *sim_trainer(void *process)
 	ftmem_close(p->ft);
 	p->ft = NULL;
 	free_parts(p);
+	if (!sim.disturbed && sim_process_holds(p))
+		sim_break("rank %u holds memory or descriptors after ftmem_close()", p->rank);
 	p->progress = STAGE_OVER;
 	does(p, "nothing");
 	return NULL;

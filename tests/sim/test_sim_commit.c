@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Random schedules of jobs that crash, lose machines, get them back and recover,
- * and of recoveries that crash too. FTMEM_SCHEDULES: how many (default 80 000);
- * FTMEM_SEED: only this one, with its trace.
+ * and of recoveries that crash too. FTMEM_SCHEDULES: how many (default 100 000);
+ * FTMEM_SEED: from this one on (default: it alone, with its trace).
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -316,18 +316,17 @@ static int print_tally(const struct tally *t)
 
 static void every_schedule_keeps_the_promises(void **state)
 {
-	uint64_t count = env_number("FTMEM_SCHEDULES", 80000), first = 1;
-	const char *one = getenv("FTMEM_SEED");
+	uint64_t first = env_number("FTMEM_SEED", 0);
+	uint64_t count = env_number("FTMEM_SCHEDULES", first ? 1 : 100000);
+	bool one = count == 1;
 	struct tally tally = {0}, again = {0};
 	int never;
 
 	(void)state;
-	if (one) {
-		first = env_number("FTMEM_SEED", 1);
-		count = 1;
-	}
+	if (first == 0)
+		first = 1;
 	for (uint64_t seed = first; seed < first + count; seed++) {
-		if (schedule_holds(seed, FLAW_NONE, one != NULL, &tally))
+		if (schedule_holds(seed, FLAW_NONE, one, &tally))
 			continue;
 		if (!one)
 			schedule_holds(seed, FLAW_NONE, true, &again);
@@ -363,7 +362,8 @@ static void every_flaw_is_noticed(void **state)
 	for (int flaw = FLAW_NONE + 1; flaw < FLAWS; flaw++) {
 		uint64_t seed = 1;
 
-		while (seed < FLAW_SCHEDULES && schedule_holds(seed, (enum flaw)flaw, false, &tally))
+		while (seed < FLAW_SCHEDULES
+		       && schedule_holds(seed, (enum flaw)flaw, false, &tally))
 			seed++;
 		if (seed == FLAW_SCHEDULES)
 			fail_msg("nobody notices who %s", name[flaw]);

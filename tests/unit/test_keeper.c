@@ -297,8 +297,10 @@ static void damage_that_the_smp_finds_is_told_once(void **state)
 	assert_non_null(strstr(f->lines.text, "1 blocks of the memory"));
 	assert_non_null(strstr(f->lines.text, "data chunk 0 of rail 0, block 0"));
 	assert_non_null(strstr(f->lines.text, "ftmem_repair()"));
-	for (uint64_t i = 1; i < 40; i++)
+	for (uint64_t i = 1; i < 40; i++) {
 		keeper_watch(&f->keeper, clock_ns() + i * UINT64_C(100000000000));
+		clock_sleep(1000000);
+	}
 	assert_int_equal(f->lines.warnings, 1);
 	/* Mended: the next look finds it whole. */
 	a->slot[0].data[0] ^= 1;

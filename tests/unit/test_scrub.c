@@ -252,12 +252,15 @@ static void a_slot_that_is_written_meanwhile_is_not_blamed(void **state)
 	struct fixture *f = *state;
 	unsigned read, tried = 0;
 
-	for (int i = 0; i < 4; i++)
-		for (read = 1;; read++, tried++) {
+	/* The second half with an arena of several steps, not after each read. */
+	for (int i = 0; i < 8; i++) {
+		if (i == 4)
+			enlarge(f, 150 * BLOCK);
+		for (read = 1;; read += i < 4 ? 1 : 11, tried++) {
 			fill_next(f);
 			watch.trigger = read;
 			watch.after = i & 1;
-			watch.hook = write[i / 2];
+			watch.hook = write[i / 2 % 2];
 			watch.arg = f;
 			run(f, 2);
 			assert_true(is_whole(f));
@@ -265,45 +268,49 @@ static void a_slot_that_is_written_meanwhile_is_not_blamed(void **state)
 			if (watch.trigger > 0)
 				break;
 		}
+	}
 	watch.trigger = 0;
 	assert_true(tried > 4 * 40);
 }
 
 static void flip(void *arg)
 {
-	struct fixture *f = arg;
-
-	f->arena->slot[0].data[BLOCK + 3] ^= 4;
+	*(uint8_t *)arg ^= 4;
 }
 
 /* One that mends in place, while the slot stays committed, is seen half-way at most once. */
 static void a_block_that_is_mended_at_this_moment_is_read_again(void **state)
 {
 	struct fixture *f = *state;
-	unsigned read;
+	const struct slot *s;
+	const uint8_t *at[2];
 
-	for (read = 1;; read++) {
+	enlarge(f, 150 * BLOCK);
+	s = &f->arena->slot[0];
+	at[0] = &s->data[BLOCK + 3];
+	at[1] = (const uint8_t *)&s->sums[1];
+	for (int i = 0; i < 2; i++) {
 		fill_next(f);
-		flip(f); /* until so many reads are over */
-		watch.trigger = read;
+		watch.trigger_at = (uint64_t)(at[i] - f->arena->base);
 		watch.after = true;
 		watch.hook = flip;
-		watch.arg = f;
-		run(f, 2);
-		if (read > 1 && f->warnings)
-			break;
+		watch.arg = (void *)(uintptr_t)at[i];
+		flip(watch.arg);
+		run(f, 5);
+		assert_int_equal(watch.trigger_at, 0);
 		assert_true(is_whole(f));
+		assert_int_equal(f->warnings, 0);
+		assert_true(told(f, 0).check.checked_ns > 0);
 	}
-	/* It was read twice, then, and healed after it was found: as the header said before. */
-	assert_true(read > 10);
-	watch.trigger = 0;
 }
 
 static void blocks_are_read_in_turn_where_versions_come_fast(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t pages = f->arena->bytes / BLOCK, first, end, unread = 0;
+	uint64_t pages, first, end, unread = 0;
 
+	enlarge(f, 400 * BLOCK);
+	pages = f->arena->bytes / BLOCK;
 	watch.fd = store_at(f->store, 0)->fd;
 	watch.reads = calloc(pages, 1);
 	watch.pages = pages;
@@ -312,7 +319,7 @@ static void blocks_are_read_in_turn_where_versions_come_fast(void **state)
 	for (unsigned i = 1; i < 40; i++) {
 		fill_next(f);
 		/* Of each version not all is read before the next comes. */
-		watch.trigger = 24;
+		watch.trigger = 250;
 		watch.after = false;
 		watch.hook = begin_version;
 		watch.arg = f;
@@ -385,15 +392,23 @@ static void who_is_asked_for_comes_first(void **state)
 	run(f, 20);
 	assert_int_equal(store_check(f->store, EPOCH + 18, RANK, false, &e), 0);
 	assert_int_equal(e->check.slot[0].found.bad, 1);
+	/* There is much to do, and it rests. */
+	for (unsigned i = 0; i < 20; i++)
+		if (i != 17)
+			fill_slot(f, &other[i]->slot[1], VERSION + 1);
+	assert_true(scrub_due(f->scrub) >= f->now);
 	/* It was mended: nothing is known of it, then good. */
 	other[17]->slot[0].data[1] ^= 1;
 	assert_int_equal(store_check(f->store, EPOCH + 18, RANK, true, &e), 0);
 	assert_int_equal(e->check.slot[0].found.bad, 0);
 	assert_int_equal(e->check.slot[0].found.checked_ns, 0);
-	run(f, 2);
+	assert_true(scrub_due(f->scrub) < f->now);
+	for (unsigned i = 0; i < 6; i++)
+		scrub_step(f->scrub, MIB_S, f->now++);
 	assert_true(e->check.slot[0].found.checked_ns > 0);
 	assert_int_equal(e->check.slot[0].found.bad, 0);
 	assert_int_equal(store_check(f->store, EPOCH + 99, RANK, true, &e), FTMEM_EINVAL);
+	run(f, 10);
 	for (unsigned i = 0; i < 20; i++)
 		arena_free(other[i]);
 }
@@ -490,7 +505,7 @@ static void a_huge_arena_without_memory_is_not_walked(void **state)
 	uint64_t bytes = 0, sums;
 	int fd = -1;
 
-	rails_of(map, rails);
+	rails_of(map, DATA, rails);
 	for (uint32_t m = 0; m < rails[0].n; m++)
 		rails[0].data_bytes[m] = UINT64_C(1) << 40;
 	assert_int_equal(arena_bytes(&spec, &bytes), 0);
@@ -511,6 +526,29 @@ static void a_huge_arena_without_memory_is_not_walked(void **state)
 	assert_int_equal(store_at(f->store, 1)->check.slot[0].found.damage, WIRE_DAMAGE_MISSING);
 	assert_true(told(f, 0).check.checked_ns > 0);
 	assert_true(watch.bytes < 8 * 1048576);
+}
+
+/* So is a map. */
+static void a_huge_map_without_memory_is_not_read(void **state)
+{
+	struct fixture *f = *state;
+	struct arena_header h = *f->arena->header;
+	uint8_t *rails = malloc(h.rails_bytes);
+
+	memcpy(rails, f->arena->base + h.rails_offset, h.rails_bytes);
+	h.epoch = EPOCH + 1;
+	h.arena_bytes = UINT64_C(1) << 50;
+	h.slot_offset[0] = h.arena_bytes - 2 * h.slot_bytes;
+	h.slot_offset[1] = h.arena_bytes - h.slot_bytes;
+	h.map_bytes = UINT64_C(1) << 49;
+	h.map_offset = 2 * BLOCK;
+	h.rails_offset = BLOCK;
+	hand_over(f, h, h.arena_bytes, rails);
+	run(f, 20);
+	assert_int_equal(store_at(f->store, 1)->check.damage, WIRE_DAMAGE_HEADER);
+	assert_true(told(f, 0).check.checked_ns > 0);
+	assert_true(watch.bytes < 8 * 1048576);
+	free(rails);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -537,6 +575,7 @@ int main(void)
 		TEST(arenas_may_come_and_go_at_any_step),
 		TEST(a_hostile_header_costs_nothing),
 		TEST(a_huge_arena_without_memory_is_not_walked),
+		TEST(a_huge_map_without_memory_is_not_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

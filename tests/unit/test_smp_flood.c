@@ -372,20 +372,25 @@ static void who_has_spoken_is_heard_before_it_gives_way(void **state)
 	struct smp_client *c = smp_fixture_connect(f, 0);
 	struct wire_request r = hello(5);
 	struct wire_reply reply;
-	static int fd[250];
-	int spoke = -1;
+	unsigned before = fds(smp_pid(c));
+	static int fd[300];
 
-	assert_int_equal(kill(smp_pid(c), SIGSTOP), 0);
-	for (int i = 0; i < 250; i++) {
+	/* All places are taken. */
+	for (int i = 0; i < 255; i++)
 		fd[i] = smp_raw_connect(f);
-		if (i == 10)
-			spoke = fd[i];
-	}
-	assert_int_equal(send(spoke, &r, sizeof(r), MSG_NOSIGNAL), sizeof(r));
+	await_fds(smp_pid(c), before + 255);
+	assert_int_equal(kill(smp_pid(c), SIGSTOP), 0);
+	for (int i = 255; i < 300; i++)
+		fd[i] = smp_raw_connect(f);
+	/* The first would be the first to give way; the last waits in the queue. */
+	assert_int_equal(send(fd[0], &r, sizeof(r), MSG_NOSIGNAL), sizeof(r));
+	assert_int_equal(send(fd[299], &r, sizeof(r), MSG_NOSIGNAL), sizeof(r));
 	assert_int_equal(kill(smp_pid(c), SIGCONT), 0);
-	assert_int_equal(recv(spoke, &reply, sizeof(reply), 0), sizeof(reply));
+	assert_int_equal(recv(fd[0], &reply, sizeof(reply), 0), sizeof(reply));
 	assert_int_equal(reply.result, 0);
-	for (int i = 0; i < 250; i++)
+	assert_int_equal(recv(fd[299], &reply, sizeof(reply), 0), sizeof(reply));
+	assert_int_equal(reply.result, 0);
+	for (int i = 0; i < 300; i++)
 		close(fd[i]);
 	smp_close(c);
 }

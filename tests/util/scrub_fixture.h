@@ -41,6 +41,7 @@ struct fixture {
 	char lines[4096];
 	unsigned warnings;
 	uint64_t version; /* the newest that fill_next() wrote */
+	uint64_t data;    /* bytes of the rank */
 	struct map *map;
 	struct arena *arena;
 	uint64_t random;
@@ -55,6 +56,7 @@ static struct {
 	uint64_t pages;
 	uint64_t bad_at;      /* a read over this byte fails; 0: none */
 	unsigned trigger;     /* the so many-th read from now calls hook; 0: none */
+	uint64_t trigger_at;  /* the next read of blocks over this byte does; 0: none */
 	bool after;           /* once it is over, not before */
 	void (*hook)(void *arg);
 	void *arg;
@@ -68,6 +70,10 @@ ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset)
 	bool now = watch.trigger && --watch.trigger == 0;
 	ssize_t n;
 
+	if (bytes > 512 && at <= watch.trigger_at && watch.trigger_at < at + bytes) {
+		watch.trigger_at = 0;
+		now = true;
+	}
 	if (now && !watch.after)
 		watch.hook(watch.arg);
 	watch.bytes += bytes;
@@ -118,14 +124,14 @@ static inline struct map *map_of_five(void)
 	return map;
 }
 
-static inline void rails_of(const struct map *map, struct rail rails[2])
+static inline void rails_of(const struct map *map, uint64_t data, struct rail rails[2])
 {
 	for (uint32_t i = 0; i < 2; i++) {
 		map_rail(map, i, &rails[i]);
 		rails[i].block_bytes = BLOCK;
 		for (uint32_t m = 0; m < rails[i].n; m++)
 			rails[i].data_bytes[m] *=
-				rails[i].rank[m] == RANK ? DATA : 3 * BLOCK + 80 * m;
+				rails[i].rank[m] == RANK ? data : 3 * BLOCK + 80 * m;
 	}
 }
 
@@ -172,7 +178,7 @@ static inline struct arena *arena_in_store(struct fixture *f, uint64_t epoch)
 	uint64_t bytes = 0;
 	int fd = -1;
 
-	rails_of(f->map, rails);
+	rails_of(f->map, f->data, rails);
 	spec.rails = rails;
 	assert_int_equal(arena_bytes(&spec, &bytes), 0);
 	assert_int_equal(store_create(f->store, epoch, RANK, bytes, &f->me, &fd), 0);
@@ -193,12 +199,24 @@ static inline int set_up(void **state)
 	f.log = (struct log){note_line, &f, FTMEM_LOG_DEBUG, LOG_NO_RANK};
 	f.now = 1000 * SECOND;
 	f.version = VERSION;
+	f.data = DATA;
 	f.map = map_of_five();
 	*state = &f;
 	if (store_new("job", &f.table, &f.store) || scrub_new(f.store, &f.log, &f.scrub))
 		return -1;
 	f.arena = arena_in_store(&f, EPOCH);
 	return 0;
+}
+
+/* Instead of the arena one of many steps. */
+static inline void enlarge(struct fixture *f, uint64_t data)
+{
+	int32_t pid;
+
+	assert_int_equal(store_drop(f->store, EPOCH, RANK, &f->me, &pid), 0);
+	arena_free(f->arena);
+	f->data = data;
+	f->arena = arena_in_store(f, EPOCH);
 }
 
 static inline int tear_down(void **state)
