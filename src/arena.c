@@ -309,6 +309,27 @@ uint32_t arena_mend(struct arena *a)
 	return mended;
 }
 
+static struct arena_run *run_of(const struct arena *a)
+{
+	return (struct arena_run *)(void *)(a->base + ARENA_RUN_OFFSET);
+}
+
+uint64_t arena_entered(const struct arena *a)
+{
+	uint64_t entered = atomic_load_explicit(&run_of(a)->entered, memory_order_acquire);
+	uint64_t inverse = atomic_load_explicit(&run_of(a)->inverse, memory_order_acquire);
+
+	if (entered == 0 && inverse == 0)
+		return 0;
+	return inverse == ~entered ? entered : UINT64_MAX;
+}
+
+void arena_enter(struct arena *a, uint64_t incarnation)
+{
+	atomic_store_explicit(&run_of(a)->inverse, ~incarnation, memory_order_release);
+	atomic_store_explicit(&run_of(a)->entered, incarnation, memory_order_release);
+}
+
 static int damaged(const struct arena_header *h, const char *what)
 {
 	return error_set(FTMEM_ECORRUPT, "arena of rank %u, epoch %llu: %s", h->rank,

@@ -78,7 +78,7 @@ static void describe(struct gather *g, const struct arena *a, struct gather_reco
 		.rank = a->header->rank,
 		.map_sum = a->header->map_sum,
 		.valid = 1,
-		.unsure = a->header->late > 0,
+		.entered = arena_entered(a),
 		.late = a->header->late > 0,
 	};
 	for (int i = 0; i < 2; i++) {
@@ -95,6 +95,33 @@ static void describe(struct gather *g, const struct arena *a, struct gather_reco
 			         "slot %d of rank %" PRIu32 ", epoch %" PRIu64
 			         ": its header or its checksums are damaged: counted as lost",
 			         i, r->rank, r->epoch);
+	}
+}
+
+static uint64_t next_epoch(const struct gather_record *all, uint64_t total, uint64_t below)
+{
+	uint64_t best = 0;
+
+	for (uint64_t i = 0; i < total; i++)
+		if (all[i].valid && all[i].epoch < below && all[i].epoch > best)
+			best = all[i].epoch;
+	return best;
+}
+
+/* An arena knows what was committed if it was part of the last run that any of its epoch was
+ * part of. The others were away, or are not rebuilt yet. */
+static void doubt(struct gather_record *all, uint64_t total)
+{
+	for (uint64_t e = UINT64_MAX; (e = next_epoch(all, total, e)) > 0;) {
+		uint64_t last = 0;
+
+		for (uint64_t i = 0; i < total; i++)
+			if (all[i].valid && all[i].epoch == e && all[i].entered > last)
+				last = all[i].entered;
+		for (uint64_t i = 0; i < total; i++)
+			if (all[i].epoch == e && (last == 0 || last == UINT64_MAX
+			                          || all[i].entered < last))
+				all[i].unsure = 1;
 	}
 }
 
@@ -215,16 +242,6 @@ static int find_map(struct gather *g, const struct gather_record *all, uint32_t 
 	return rc;
 }
 
-static uint64_t next_epoch(const struct gather_record *all, uint64_t total, uint64_t below)
-{
-	uint64_t best = 0;
-
-	for (uint64_t i = 0; i < total; i++)
-		if (all[i].valid && all[i].epoch < below && all[i].epoch > best)
-			best = all[i].epoch;
-	return best;
-}
-
 static int share_maps(struct gather *g, const struct gather_record *all, uint32_t per_rank)
 {
 	uint64_t total = (uint64_t)per_rank * g->ft->net->size, e = UINT64_MAX;
@@ -278,6 +295,8 @@ static int gather(struct gather *g)
 	if (rc == 0 && per_rank > 0)
 		rc = net_allgather(ft->net, mine, per_rank * sizeof(*mine), all,
 		                   session_deadline(ft), "gathering what is stored");
+	if (rc == 0 && per_rank > 0)
+		doubt(all, per_rank * ft->net->size);
 	if (rc == 0)
 		rc = session_agree(ft, fill_table(g, all, (uint32_t)per_rank),
 		                   "gathering what is stored");

@@ -18,7 +18,7 @@ struct gather_arena {
 
 /* An arena as its agent describes it to all: a row of the table. */
 struct gather_record {
-	uint64_t epoch, incarnation[2], version[2];
+	uint64_t epoch, entered, incarnation[2], version[2];
 	uint32_t rank, map_sum;
 	uint32_t state[2];
 	uint8_t valid, unsure, late, reserved[5];

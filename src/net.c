@@ -123,7 +123,7 @@ int net_roll_open(struct net *net)
 
 void net_roll_close(struct net *net)
 {
-	bool lingered = net->lingering;
+	bool lingered = net->lingering, told = false;
 
 	if (!net->roll)
 		return;
@@ -131,12 +131,14 @@ void net_roll_close(struct net *net)
 	for (uint32_t i = 0; i < net->roll->count; i++) {
 		net->ops->cancel(net, &net->roll->neighbour[i].recv);
 		net->ops->cancel(net, &net->roll->neighbour[i].send);
+		told = told || net->roll->neighbour[i].told > 0;
 	}
 	/* Else its memory is left to MPI. */
 	if (!net->lingering)
 		free(net->roll);
 	net->roll = NULL;
-	net->lingering = net->lingering || lingered;
+	/* What was told may still be on its way when everybody is through. */
+	net->lingering = net->lingering || lingered || told;
 }
 
 static void roll_begin(struct net *net, uint64_t deadline_ns)

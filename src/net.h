@@ -112,8 +112,8 @@ void net_backoff(struct net_backoff *b);
  * has joined; one that does not tell the same is missing, busy or out of reach. A neighbour
  * that reads nothing is told one thing only, so that nothing heaps up.
  *
- * For nets that have it: from open, by whoever implements the net, to close, in its free().
- * ENOMEM.
+ * For nets that have it: from open, by whoever implements the net, to close, in its free();
+ * lingering is then set if anybody was told anything. ENOMEM.
  */
 int net_roll_open(struct net *net);
 void net_roll_close(struct net *net);

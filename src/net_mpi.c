@@ -293,7 +293,8 @@ static void mpi_free(struct net *net)
 	}
 	/* MPI gives a freed communicator's number to another one, though messages of what was
 	 * given up here may still arrive under it. */
-	if (!finalized && m->comm != MPI_COMM_NULL && !net->out_of_step && !net->lingering)
+	if (!finalized && m->comm != MPI_COMM_NULL && !net->broken && !net->out_of_step
+	    && !net->lingering && m->table.count == 0)
 		MPI_Comm_free(&m->comm);
 	table_free(&m->table);
 	free(m);
@@ -472,6 +473,8 @@ int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out)
 	m->net.tag_max = flag ? (uint32_t)*tag_ub : 32767;
 	rc = net_roll_open(&m->net);
 	if (rc < 0) {
+		/* The others begin with a step that this rank does not take. */
+		m->net.out_of_step = true;
 		mpi_free(&m->net);
 		return rc;
 	}

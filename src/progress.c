@@ -183,6 +183,8 @@ static void break_down(struct progress *p)
 	         "%s: no further version will be stored until the job "
 	         "is started again",
 	         error_msg());
+	/* The others may have voted. */
+	p->config.net->broken = true;
 	pthread_mutex_lock(&p->lock);
 	p->broken = true;
 	snprintf(p->broken_text, sizeof(p->broken_text), "%.200s", error_msg());

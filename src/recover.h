@@ -23,8 +23,8 @@ struct recover_arena {
 	uint32_t rank;   /* whose it was */
 	uint32_t agent;  /* rank of the present job that attached it */
 	struct commit_slot slot[2]; /* damaged ones as EMPTY */
-	bool unsure;     /* its slots may have held more: one is damaged, or the arena
-	                    was made later than the others of its epoch */
+	bool unsure;     /* it cannot tell what was committed: a slot is damaged, or it was
+	                    not part of the last run that arenas of its epoch know of */
 };
 
 /* The epochs found, each once: the map each was sealed with. Arenas of an epoch that

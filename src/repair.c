@@ -229,6 +229,7 @@ static struct commit_slot look_beside(struct repair *p)
 static int repair(struct repair *p)
 {
 	struct ftmem *ft = p->ft;
+	struct commit_slot beside;
 	int rc = find_newest(p);
 
 	if (rc == 0)
@@ -237,8 +238,13 @@ static int repair(struct repair *p)
 		rc = find(p);
 	if (rc == 0)
 		rc = rebuild(p);
+	if (rc != 0)
+		return rc;
+	beside = look_beside(p);
+	/* Who has no older version does not look through it. */
+	rc = session_agree_late(ft, 0, p->r->busiest, "verifying the older version");
 	if (rc == 0)
-		rescue_commit(p->r, look_beside(p));
+		rescue_commit(p->r, beside);
 	return rc;
 }
 

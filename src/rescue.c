@@ -254,7 +254,8 @@ static int take_room(struct rescue *r)
 		if (!m->lost)
 			continue;
 		if (goes_to_own_arena(r, m)) {
-			m->slot = own_target(r);
+			/* One that is lost for its many bad blocks goes, not the other version. */
+			m->slot = m->slot ? m->slot : own_target(r);
 			slot_set_filling(m->slot, r->choice.stamp);
 		} else {
 			rc = take_temporary(r, m);

@@ -94,10 +94,17 @@ static int choose(struct restoring *s)
 
 /* --- in place --- */
 
-/* All hold it: what else they hold goes. */
-static void commit_alone(struct rescue *r)
+/* All hold it: what else they hold goes. Who is not there now must not pass later for one that
+ * saw nothing of it; so all note that they were, before it counts as committed. */
+static int commit_alone(struct rescue *r)
 {
-	rescue_commit(r, (struct commit_slot){SLOT_EMPTY, {0, 0}});
+	int rc;
+
+	arena_enter(r->ft->epoch->arena, r->ft->incarnation);
+	rc = session_agree(r->ft, 0, "restoring");
+	if (rc == 0)
+		rescue_commit(r, (struct commit_slot){SLOT_EMPTY, {0, 0}});
+	return rc;
 }
 
 static int finish_in_place(struct restoring *s)
@@ -106,9 +113,7 @@ static int finish_in_place(struct restoring *s)
 
 	if (rc == 0)
 		rc = move_restore(s->r, &s->moved);
-	if (rc == 0)
-		commit_alone(s->r);
-	return rc;
+	return rc == 0 ? commit_alone(s->r) : rc;
 }
 
 /* --- from a former epoch --- */
@@ -129,6 +134,7 @@ static int protect_again(struct rescue *r)
 
 	if (rc < 0)
 		return rc;
+	arena_enter(ft->epoch->arena, ft->incarnation);
 	session_enter(ft, slots, r->choice.stamp.incarnation);
 	progress_note_forgotten(ft->progress);
 	rc = session_agree(ft, progress_start(ft->progress), "starting to protect");
@@ -205,7 +211,7 @@ static int restore(struct restoring *s, uint64_t *version)
 	restore_tell_found(s->r);
 	if (s->whole) {
 		restore_tell_rebuilt(s->r, &s->rebuilt, s->moved.seconds);
-		commit_alone(s->r);
+		rc = commit_alone(s->r);
 	} else {
 		rc = step_by_step(s);
 	}
@@ -286,9 +292,26 @@ static int not_untouched(const struct restoring *s, int rc)
 	                 text);
 }
 
-int session_restore(struct ftmem *ft, uint64_t *version)
+/* Remains of a first snapshot that never was committed go. All note that they were there before
+ * one of them can store anything: else who dies now could not deny later that it was committed.
+ * Returns FRESH. */
+static int start_afresh(struct ftmem *ft)
 {
 	const struct commit_slot empty[2] = {0};
+	int rc;
+
+	slot_set_empty(&ft->epoch->arena->slot[0]);
+	slot_set_empty(&ft->epoch->arena->slot[1]);
+	arena_enter(ft->epoch->arena, ft->incarnation);
+	rc = session_agree(ft, 0, "restoring");
+	if (rc < 0)
+		return rc;
+	session_enter(ft, empty, ft->incarnation);
+	return FTMEM_FRESH;
+}
+
+int session_restore(struct ftmem *ft, uint64_t *version)
+{
 	struct restoring s = {.ft = ft};
 	uint64_t begin = clock_ns();
 	int rc = session_pause(ft), slack;
@@ -314,12 +337,8 @@ int session_restore(struct ftmem *ft, uint64_t *version)
 		pthread_mutex_unlock(&ft->lock);
 		restore_tell_whole(ft, *version, seconds);
 	}
-	if (rc == FTMEM_FRESH) {
-		/* Remains of a first snapshot that never was committed. */
-		slot_set_empty(&ft->epoch->arena->slot[0]);
-		slot_set_empty(&ft->epoch->arena->slot[1]);
-		session_enter(ft, empty, ft->incarnation);
-	}
+	if (rc == FTMEM_FRESH)
+		rc = start_afresh(ft);
 	if (rc >= 0)
 		ft->must_restore = false;
 	(void)thread_slack(slack);

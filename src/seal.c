@@ -440,14 +440,19 @@ static void set_former_aside(struct ftmem *ft, const struct epoch *next)
 	epoch_free(e, ft->net->lingering);
 }
 
+/* At the first seal of a start, what an earlier one stored goes first. */
+static bool must_restore(const struct seal *s)
+{
+	return s->ft->epoch ? s->ft->must_restore : s->stored;
+}
+
 static void enter(struct seal *s, struct epoch *e)
 {
 	struct ftmem *ft = s->ft;
 	struct commit_slot slots[2] = {0};
 	bool damaged;
 
-	if (!ft->epoch)
-		ft->must_restore = s->stored;
+	ft->must_restore = must_restore(s);
 	set_former_aside(ft, e);
 	ft->epoch = e;
 	pthread_mutex_lock(&ft->lock);
@@ -506,6 +511,9 @@ static int seal(struct seal *s)
 	s->cell = NULL;
 	s->arena = NULL;
 	rc = epoch_new(&config, &parts, &e);
+	/* As all do, before one of them can store anything. */
+	if (rc == 0 && !must_restore(s))
+		arena_enter(e->arena, ft->incarnation);
 	rc = session_agree_late(ft, rc, s->pinned, "preparing copies and the exchange");
 	if (rc < 0) {
 		epoch_free(e, ft->net->lingering);

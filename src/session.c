@@ -353,8 +353,10 @@ void session_close(struct ftmem *ft)
 		return;
 	if (ft->net)
 		ft->net->ending = NULL;
-	if (ft->progress && progress_stop(ft->progress, session_deadline(ft)) < 0)
+	if (ft->progress && progress_stop(ft->progress, session_deadline(ft)) < 0) {
 		log_line(&ft->opts.log, FTMEM_LOG_WARN, "closing: %s; it is given up", error_msg());
+		session_give_up(ft, "the job was closed");
+	}
 	progress_free(ft->progress);
 	/* An SMP that died a moment ago would lose what this rank still maps. */
 	if (ft->epoch && keeper_ensure(&ft->keeper) < 0)
@@ -391,6 +393,7 @@ int session_forget(struct ftmem *ft)
 		slot_set_empty(&ft->epoch->arena->slot[1]);
 		rc = session_retire_former(ft);
 		ft->incarnation++;
+		arena_enter(ft->epoch->arena, ft->incarnation);
 		session_enter(ft, empty, ft->incarnation);
 	} else {
 		rc = smp_forget(ft->keeper.smp);

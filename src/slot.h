@@ -75,10 +75,19 @@ struct arena_header {
 	char job[FTMEM_NAME_MAX + 1];
 	char node[FTMEM_NAME_MAX + 1]; /* where it was created */
 	uint64_t rails_bytes;
-	uint32_t late;     /* 1: made after the epoch was first sealed, for a lost rank */
+	uint32_t late;     /* 1: made after the epoch was first sealed, for a lost rank; its map
+	                      names the nodes as they were then */
 	uint32_t reserved; /* 0 */
 };
 _Static_assert(sizeof(struct arena_header) == 264, "documented in docs/formats.md");
+
+/* At this offset of the arena. */
+#define ARENA_RUN_OFFSET 512u
+struct arena_run {
+	_Atomic uint64_t entered; /* see arena_entered() */
+	_Atomic uint64_t inverse; /* its complement; both 0: none */
+};
+_Static_assert(sizeof(struct arena_run) == 16, "documented in docs/formats.md");
 
 /* At the start of a slot. All but state is valid if state is not EMPTY or
  * FILLING and header_sum fits. */
@@ -203,6 +212,14 @@ int arena_attach_held(int fd, bool writable, struct arena **out);
  * the same any more: the only copies of them in shared memory. How many of the three.
  */
 uint32_t arena_mend(struct arena *a);
+
+/*
+ * The last run of the job that the arena was part of from the beginning, when it held what that
+ * run restored or was emptied: its incarnation. 0: none. UINT64_MAX: damaged, it may be any.
+ */
+uint64_t arena_entered(const struct arena *a);
+/* By the owning rank; before the run commits anything. */
+void arena_enter(struct arena *a, uint64_t incarnation);
 /* Unmaps; the memory lives on in its other holders. Accepts NULL. */
 void arena_free(struct arena *a);
 

@@ -334,7 +334,7 @@ int store_adopt(struct store *s, uint64_t epoch, uint32_t rank, int fd, const st
                 int32_t *pid)
 {
 	struct store_entry *e = find(s, epoch, rank);
-	struct stat st;
+	struct stat st = {0};
 	int rc;
 
 	*pid = 0;

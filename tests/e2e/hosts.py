@@ -153,7 +153,7 @@ class Hosts:
     def end(self):
         """Status and output. Whatever was started is gone then."""
         try:
-            status = self.process.wait(4 * RUN_S)
+            status = self.process.wait(2 * RUN_S)
         except subprocess.TimeoutExpired:
             raise Failure("netns.sh hung") from None
         mine = self.recorded()

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Among the hosts that netns.sh made: what can be done to them, and jobs across them."""
+import errno
 import json
 import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -74,9 +76,24 @@ def cut_inside(host):
     output_of("ip", "-n", host, "link", "set", "eth0", "down")
 
 
+def answers(host):
+    """Whether packets come to a host and back: nothing listens there."""
+    with socket.socket() as s:
+        s.settimeout(1)
+        return s.connect_ex((host, 1)) == errno.ECONNREFUSED
+
+
+def await_answer(hosts):
+    """A link that is up again carries packets up to a second later; an mpirun before that waits
+    for ever, since its daemon on the host gives up."""
+    for host in hosts:
+        wait_for(lambda h=host: answers(h), 30, f"{host} is reached again")
+
+
 def mend(host):
     output_of("ip", "-n", "switch", "link", "set", port(host), "up")
     output_of("ip", "-n", host, "link", "set", "eth0", "up")
+    await_answer([host])
 
 
 def split(hosts):
@@ -90,6 +107,7 @@ def split(hosts):
 def heal(hosts):
     for host in hosts:
         output_of("ip", "-n", "switch", "link", "set", port(host), "master", "eth0")
+    await_answer(hosts)
 
 
 def throttle(host, rate):
@@ -233,9 +251,11 @@ class Faults:
             except FileNotFoundError:
                 return ""
         begin = time.monotonic()
-        wait_for(lambda: all("\nclosed in" in told(r) for r in ranks), RUN_S,
-                 f"the library fails in time, and closes, on ranks {ranks}: "
-                 f"{[told(r) for r in ranks]}")
+        try:
+            wait_for(lambda: all("\nclosed in" in told(r) for r in ranks), RUN_S,
+                     "the library fails in time, and closes, on all ranks")
+        except Failure as failure:
+            raise Failure(f"{failure}; told: {[told(r) for r in ranks]}\n{run.tail()}") from None
         lines = {rank: told(rank).splitlines()[0] for rank in ranks}
         print(f"told after {time.monotonic() - begin:.1f} s:", flush=True)
         for rank in ranks:

@@ -68,7 +68,7 @@
 #define HANDS_NOTHING_OVER  10
 #define WAITS_FOR_SKIPPERS  11
 #define TRUSTS_OLD_ARENAS   12
-#define BEGINS_TOO_EARLY    13
+#define ENTERS_EARLY        13
 
 typedef slot_t {
 	unsigned state : 2;
@@ -122,7 +122,7 @@ byte can, losable, mortal, owing, away, parted, before;
 hidden byte j, s, c, v, held, lacking, limit, latest;
 hidden byte found, maybe, denied;
 /* Set once. */
-hidden byte n, m, most_crashes, most_gone, most_away, bad_copies, smps, flaw;
+hidden byte n, m, most_crashes, most_gone, most_away, bad_copies, smps, flaw, showing;
 
 /* What is promised, set where it is asserted. */
 hidden byte restored_was_snapshotted_by_all, restored_is_not_mixed, committed_stays_recoverable,
@@ -446,7 +446,7 @@ MAKE_ROOM:
 		d_step {
 			spare();
 			SLOT_SET(SLOT, FILLING, 0, 0, 0);
-			node[i].with = (flaw == BEGINS_TOO_EARLY -> start[g].by : node[i].with);
+			node[i].with = (flaw == ENTERS_EARLY -> start[g].by : node[i].with);
 			T.phase = REBUILD
 		}
 	:: T.phase == REBUILD ->
@@ -768,6 +768,40 @@ c_code {
 		return value ? atoi(value) : usual;
 	}
 
+	static void show_slots(const struct slot_t *x)
+	{
+		static const char *const state[] = {"-", "filling", "PREPARED", "COMMITTED"};
+
+		for (int k = 0; k < 2; k++)
+			printf(" %s %d.%d", state[x[k].state], x[k].inc, x[k].ver);
+	}
+
+	/* For who reads how a promise is broken: run.sh -t. */
+	static void show(void)
+	{
+		static const char *const phase[] = {
+			"-", "waits", "begins", "anew", "rebuilds", "joined", "entered",
+			"clears", "idle", "fills", "yes", "no",
+		};
+
+		for (int k = 0; k < n; k++) {
+			const struct node_t *x = &now.node[k];
+
+			printf("    %d: %-8s v%d, zombie %-8s v%d%s |", k,
+			       phase[x->p[0].phase], x->p[0].ver, phase[x->p[1].phase],
+			       x->p[1].ver, x->p[1].live ? "" : " (dead)");
+			show_slots(x->slot);
+			printf(" | run %d%s%s", x->with, x->gone ? ", gone" : "",
+			       x->down ? ", no SMP" : "");
+			if (x->away) {
+				printf(" | away:");
+				show_slots(x->aslot);
+				printf(" | run %d", x->awith);
+			}
+			printf("\n");
+		}
+	}
+
 	static int slot_key(const struct slot_t *x)
 	{
 		return x->inc << 8 | x->ver << 6 | x->state << 4 | x->by;
@@ -852,6 +886,7 @@ inline set_up()
 		bad_copies = setting("BAD", 1);
 		smps = setting("SMPS", 0);
 		flaw = setting("FLAW", 0);
+		showing = setting("SHOW", 0);
 	};
 	d_step {
 		for (j : 0 .. n - 1) {
@@ -900,7 +935,11 @@ init {
 			away = 0;
 			parted = 0
 		}
-		c_code { canonical(); }
+		c_code {
+			canonical();
+			if (showing)
+				show();
+		}
 	   }
 	od
 }

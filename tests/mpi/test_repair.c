@@ -54,6 +54,44 @@ int __wrap_rescue_hold(struct rescue *r)
 	return end_at(HELD, __real_rescue_hold(r));
 }
 
+/* --- what takes long --- */
+
+typedef void bad_block(void *arg, uint32_t rail, bool parity, uint32_t index, uint32_t row);
+
+uint64_t __real_slot_verify(const struct slot *s, bad_block *bad, void *arg);
+uint64_t __wrap_slot_verify(const struct slot *s, bad_block *bad, void *arg);
+int __real_session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what);
+int __wrap_session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what);
+int __real_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+                         uint64_t deadline_ns, const char *what);
+int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+                         uint64_t deadline_ns, const char *what);
+
+/* Bytes that this rank went through since it last met the others. */
+static uint64_t gone_through;
+static uint32_t impatient;
+
+uint64_t __wrap_slot_verify(const struct slot *s, bad_block *bad, void *arg)
+{
+	gone_through += s->shape->data_bytes;
+	return __real_slot_verify(s, bad, arg);
+}
+
+int __wrap_session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what)
+{
+	impatient += bytes < gone_through;
+	gone_through = 0;
+	return __real_session_agree_late(ft, rc, bytes, what);
+}
+
+int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
+                         uint64_t deadline_ns, const char *what)
+{
+	impatient += gone_through > 0;
+	gone_through = 0;
+	return __real_net_allreduce(net, words, count, op, deadline_ns, what);
+}
+
 /* --- trials --- */
 
 /* A job with a version stored. */
@@ -206,12 +244,28 @@ static void every_bit_of_the_headers_is_mended(void)
 	cluster_deinit(&job);
 }
 
+/* Ranks wait for each other the longer the more any of them goes through. */
+static void ranks_have_time_to_look_through_what_they_hold(void)
+{
+	uint64_t blocks;
+
+	begin("1,1,1,1", 1, 30000);
+	cluster_commit(&job, ++version);
+	impatient = 0;
+	gone_through = 0;
+	CHECK_RESULT(ftmem_repair(job.ft, &blocks), 0);
+	CHECK_MSG(impatient == 0, "%u times a rank was not given time", impatient);
+	cluster_deinit(&job);
+}
+
 /* So many blocks that the slot counts as lost, though it can be read. */
 static void a_slot_with_very_many_bad_blocks_is_rebuilt(void)
 {
 	uint64_t blocks = 0, digest = 0;
+	struct commit_slot older;
 	struct slot *newest;
 	struct arena *a;
+	bool damaged;
 
 	begin("1,1,1,1", 1, UINT64_C(1100) * 4096);
 	cluster_commit(&job, ++version);
@@ -224,6 +278,9 @@ static void a_slot_with_very_many_bad_blocks_is_rebuilt(void)
 	CHECK_MSG(blocks > 1100, "%llu", (unsigned long long)blocks);
 	a = damage_none(&job, version, &newest);
 	CHECK(damage_digest(newest) == digest);
+	older.state = slot_read(&a->slot[newest == &a->slot[0]], &older.stamp, &damaged);
+	CHECK_MSG(older.state == SLOT_COMMITTED && older.stamp.version == version - 1,
+	          "the version before is gone");
 	arena_free(a);
 	cluster_commit(&job, ++version);
 	cluster_restore(&job, version);
@@ -502,6 +559,8 @@ int main(int argc, char **argv)
 		{"ranks_with_parity_of_several_rails_are_mended",
 	         ranks_with_parity_of_several_rails_are_mended},
 		{"every_bit_of_the_headers_is_mended", every_bit_of_the_headers_is_mended},
+		{"ranks_have_time_to_look_through_what_they_hold",
+	         ranks_have_time_to_look_through_what_they_hold},
 		{"a_slot_with_very_many_bad_blocks_is_rebuilt",
 	         a_slot_with_very_many_bad_blocks_is_rebuilt},
 		{"more_than_parity_covers_is_refused", more_than_parity_covers_is_refused},

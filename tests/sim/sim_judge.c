@@ -37,16 +37,22 @@ static struct candidate *candidate_of(struct candidate *list, uint32_t *count, u
 	return &list[(*count)++];
 }
 
+static bool holds(const struct slot_header *s)
+{
+	uint64_t state = atomic_load(&s->state) & 0xff;
+
+	return state == SLOT_PREPARED || state == SLOT_COMMITTED;
+}
+
 static void look_at(struct sim_buffer *b, uint32_t machine, struct candidate *list, uint32_t *count)
 {
 	const struct arena_header *h = (const void *)b->memory;
 
 	for (int i = 0; h->magic == ARENA_MAGIC && i < 2; i++) {
 		const struct slot_header *s = (const void *)(b->memory + h->slot_offset[i]);
-		enum slot_state state = (enum slot_state)(atomic_load(&s->state) & 0xff);
 		struct candidate *c;
 
-		if (state != SLOT_PREPARED && state != SLOT_COMMITTED)
+		if (!holds(s))
 			continue;
 		c = candidate_of(list, count, h->epoch,
 		                 (struct stamp){s->incarnation, s->version});
@@ -116,7 +122,7 @@ void sim_judge_memory(void)
 		take_floor(best, newest);
 }
 
-/* Whether some slot in reach says that the newest version is committed. */
+/* Whether some slot in reach holds the newest version. */
 bool sim_judge_floor_is_visible(void)
 {
 	for (uint32_t node = 0; node < sim.nodes && sim.floor.known; node++) {
@@ -128,8 +134,7 @@ bool sim_judge_floor_is_visible(void)
 			const struct slot_header *s =
 				(const void *)(memory + h->slot_offset[i % 2]);
 
-			if (h->magic == ARENA_MAGIC
-			    && (atomic_load(&s->state) & 0xff) == SLOT_COMMITTED
+			if (h->magic == ARENA_MAGIC && holds(s)
 			    && s->version == sim.floor.content.version
 			    && sim_run_of(s->incarnation) == sim.floor.content.run)
 				return true;

@@ -115,6 +115,7 @@ static void strike(struct sim_process *p)
 		sim_trace("the SMP of machine %u dies", p->machine);
 		sim.tally->smps_died++;
 		sim_smp_kill(&sim.machine[p->machine]);
+		sim.floor_visible = sim.floor_visible && sim_judge_floor_is_visible();
 	} else {
 		stall(p);
 	}

@@ -330,6 +330,7 @@ static void every_schedule_keeps_the_promises(void **state)
 			continue;
 		if (!one)
 			schedule_holds(seed, FLAW_NONE, true, &again);
+		fflush(stdout);
 		fail_msg("schedule %llu breaks a promise, see the trace; again with\n"
 		         "FTMEM_SEED=%llu %s", (unsigned long long)seed,
 		         (unsigned long long)seed, program_invocation_name);

@@ -151,6 +151,7 @@ static void the_library_keeps_its_promises(void **state)
 			continue;
 		if (!one)
 			schedule_holds(seed, SIM_SOUND, true, &again);
+		fflush(stdout);
 		fail_msg("schedule %llu breaks a promise, see the trace; again with\n"
 		         "FTMEM_SEED=%llu %s", (unsigned long long)seed,
 		         (unsigned long long)seed, program_invocation_name);

@@ -409,6 +409,31 @@ static void an_arena_whose_rank_ended_before_its_header_was_written_says_so(void
 	close(fd);
 }
 
+static void the_run_it_was_part_of_is_read_back_or_damaged(void **state)
+{
+	const uint64_t run = UINT64_C(1795357045123456789);
+	struct arena *a, *b = NULL;
+	struct fixture f;
+
+	(void)state;
+	set_up(&f, 0);
+	a = create(&f);
+	assert_int_equal(arena_attach(dup(f.fd), false, &b), 0);
+	assert_int_equal(arena_entered(b), 0);
+	arena_enter(a, 7);
+	arena_enter(a, run);
+	assert_int_equal(arena_entered(b), run);
+	for (uint32_t bit = 0; bit < 8 * sizeof(struct arena_run); bit++) {
+		a->base[ARENA_RUN_OFFSET + bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_int_equal(arena_entered(b), UINT64_MAX);
+		a->base[ARENA_RUN_OFFSET + bit / 8] ^= (uint8_t)(1u << bit % 8);
+	}
+	assert_int_equal(arena_entered(b), run);
+	arena_free(b);
+	arena_free(a);
+	tear_down(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -424,6 +449,7 @@ int main(void)
 		cmocka_unit_test(a_failed_allocation_leaves_nothing_behind),
 		cmocka_unit_test(an_arena_without_memory_is_freed_as_well),
 		cmocka_unit_test(an_arena_whose_rank_ended_before_its_header_was_written_says_so),
+		cmocka_unit_test(the_run_it_was_part_of_is_read_back_or_damaged),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -180,6 +180,42 @@ static void a_flip_in_a_slots_header_is_found(void **state)
 	assert_true(is_whole(f));
 }
 
+/* Wherever a bit of a slot flips, the scrubber says what a reader that maps it would find. */
+static void random_flips_are_found_as_a_reader_finds_them(void **state)
+{
+	struct fixture *f = *state;
+	struct slot *s = &f->arena->slot[0];
+	unsigned tries = quick() ? 300 : full() ? 200000 : 3000, found = 0;
+
+	for (unsigned i = 0; i < tries; i++) {
+		uint32_t bits = (uint32_t)s->shape->slot_bytes * 8, bit;
+		const struct store_entry *e = NULL;
+		struct wire_check check;
+		struct stamp stamp;
+		bool damaged;
+		uint64_t bad;
+
+		/* Every fourth hits the header and the checksums. */
+		bit = test_random_below(&f->random, i % 4 ? bits : 2 * BLOCK * 8);
+		if (i % 4 == 0 && bit >= BLOCK * 8)
+			bit = BLOCK * 8 + bit % ((uint32_t)s->shape->sums_bytes * 8);
+		else if (i % 4 == 0)
+			bit %= sizeof(struct slot_header) * 8;
+		s->base[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		slot_read(s, &stamp, &damaged);
+		bad = damaged ? 0 : slot_verify(s, NULL, NULL);
+		assert_int_equal(store_check(f->store, EPOCH, RANK, true, &e), 0);
+		run(f, 1);
+		check = told(f, 0).check;
+		assert_int_equal(check.damage != WIRE_WHOLE, damaged);
+		assert_int_equal(check.bad, bad);
+		found += damaged || bad;
+		s->base[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	}
+	printf("  %u bits flipped, %u of them where a checksum covers them, all found\n", tries,
+	       found);
+}
+
 static void try_description(struct fixture *f, uint64_t from, uint64_t bytes, uint32_t want)
 {
 	for (uint64_t i = from; i < from + bytes; i++) {
@@ -564,6 +600,7 @@ int main(void)
 		TEST(many_damaged_blocks_are_counted_and_some_named),
 		TEST(a_flip_in_the_checksums_is_no_damaged_block),
 		TEST(a_flip_in_a_slots_header_is_found),
+		TEST(random_flips_are_found_as_a_reader_finds_them),
 		TEST(a_flip_in_the_arenas_description_is_found),
 		TEST(a_page_that_cannot_be_read_is_a_damaged_block),
 		TEST(a_slot_that_is_written_meanwhile_is_not_blamed),

@@ -91,12 +91,22 @@ ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset)
 	return n;
 }
 
-/* Whether less will do, as in a slow build. */
-static inline bool quick(void)
+static inline bool is_set(const char *name)
 {
-	const char *text = getenv("FTMEM_TEST_QUICK");
+	const char *text = getenv(name);
 
 	return text && strcmp(text, "1") == 0;
+}
+
+/* Whether less will do, as in a slow build; whether there is time. */
+static inline bool quick(void)
+{
+	return is_set("FTMEM_TEST_QUICK");
+}
+
+static inline bool full(void)
+{
+	return is_set("FTMEM_TEST_FULL");
 }
 
 /* --- arenas --- */
