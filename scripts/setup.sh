@@ -19,7 +19,7 @@ ftmem_jobs=$(nproc 2>/dev/null || echo 2)
 ftmem_packages_build="gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmpi-bin
 	libisal-dev libhwloc-dev"
 ftmem_packages_test="g++ libcmocka-dev python3 groff-base binutils procps iproute2
-	clang libclang-rt-dev clang-tidy cppcheck valgrind"
+	clang libclang-rt-dev clang-tidy cppcheck valgrind spin"
 ftmem_packages_plot="python3-matplotlib"
 ftmem_packages_venv="python3 python3-venv"
 ftmem_wheels="torch==2.13.0 numpy pytest"

@@ -144,6 +144,7 @@ static int fill_table(struct gather *g, const struct gather_record *all, uint32_
 		a->rank = r->rank;
 		a->agent = (uint32_t)(i / per_rank);
 		a->unsure = r->unsure;
+		a->entered = r->entered == UINT64_MAX ? 0 : r->entered;
 		for (int j = 0; j < 2; j++)
 			a->slot[j] = (struct commit_slot){(enum slot_state)r->state[j],
 			                                  {r->incarnation[j], r->version[j]}};

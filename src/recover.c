@@ -184,13 +184,15 @@ uint64_t recover_largest(const struct recover_input *in)
 {
 	uint64_t largest = 0;
 
-	for (uint32_t i = 0; i < in->arenas; i++)
-		for (int s = 0; s < 2; s++) {
-			const struct commit_slot *slot = &in->arena[i].slot[s];
+	for (uint32_t i = 0; i < in->arenas; i++) {
+		const struct recover_arena *a = &in->arena[i];
 
-			if (holds(slot) && slot->stamp.incarnation > largest)
-				largest = slot->stamp.incarnation;
-		}
+		if (a->entered > largest)
+			largest = a->entered;
+		for (int s = 0; s < 2; s++)
+			if (holds(&a->slot[s]) && a->slot[s].stamp.incarnation > largest)
+				largest = a->slot[s].stamp.incarnation;
+	}
 	return largest;
 }
 

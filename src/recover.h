@@ -25,6 +25,7 @@ struct recover_arena {
 	struct commit_slot slot[2]; /* damaged ones as EMPTY */
 	bool unsure;     /* it cannot tell what was committed: a slot is damaged, or it was
 	                    not part of the last run that arenas of its epoch know of */
+	uint64_t entered; /* incarnation of the last run it was part of; 0: none, or unknown */
 };
 
 /* The epochs found, each once: the map each was sealed with. Arenas of an epoch that
@@ -81,7 +82,8 @@ uint64_t recover_next(uint64_t largest, uint64_t now_ns, uint64_t chance);
 /* About 18 minutes of the clock. */
 #define RECOVER_SPREAD (UINT64_C(1) << 40)
 
-/* The largest incarnation of a version that is stored; 0: nothing is. */
+/* The largest incarnation of a version that is stored, or of a run that an arena was part of;
+ * 0: there is none. */
 uint64_t recover_largest(const struct recover_input *in);
 
 /*

@@ -293,7 +293,7 @@ def parse():
     parser.add_argument("--trainer", required=True, help="the program fault_trainer")
     parser.add_argument("--mpirun", default="mpirun")
     parser.add_argument("--case", action="append", default=[], help="only tests of this name")
-    parser.add_argument("--jobs", type=int, default=3, help="tests at a time (3): most wait")
+    parser.add_argument("--jobs", type=int, default=4, help="tests at a time (4): most wait")
     parser.add_argument("--inside", help="used by this program itself")
     parser.add_argument("--folder", type=pathlib.Path, help="with --inside")
     return parser.parse_args()

@@ -21,7 +21,12 @@ work=$(mktemp -d "$PWD/model.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-spin -a "$source/protocol.pml"
+# One file, since spin counts the lines of each.
+awk -v source="$source" '
+	!/^#include "/ { print; next }
+	{ gsub(/^#include |"/, ""); while ((getline line <(source "/" $0)) > 0) print line }
+	' "$source/protocol.pml" >protocol.pml
+spin -a protocol.pml
 # One process takes all steps: there is no order to reduce.
 ${CC:-cc} -O2 -w -DSAFETY -DNOREDUCE -DNOFAIR -DMEMLIM=$memory_mb -o pan pan.c
 
@@ -57,9 +62,9 @@ explore() # SETTING...
 # The steps of the trail that was left, by the labels of the model, and the nodes after each.
 tell() # SETTING...
 {
-	env "$@" SHOW=1 ./pan -r protocol.pml.trail 2>&1 | awk -v model="$source/protocol.pml" '
+	env "$@" SHOW=1 ./pan -r protocol.pml.trail 2>&1 | awk '
 		BEGIN {
-			while ((getline line <model) > 0) {
+			while ((getline line <"protocol.pml") > 0) {
 				if (line ~ /^[A-Z_]+:$/)
 					label = substr(line, 1, length(line) - 1)
 				at[++lines] = label
@@ -67,11 +72,9 @@ tell() # SETTING...
 					label = ""
 			}
 		}
-		/D_STEP[0-9]+/ {
-			match($0, /D_STEP[0-9]+/)
-			name = at[substr($0, RSTART + 6, RLENGTH - 6) + 0]
-			if (name)
-				print "  " name
+		match($0, /D_STEP[0-9]+/) {
+			if (at[substr($0, RSTART + 6, RLENGTH - 6) + 0])
+				print "  " at[substr($0, RSTART + 6, RLENGTH - 6) + 0]
 		}
 		/^    [0-9]: |^pan:/'
 }

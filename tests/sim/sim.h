@@ -168,6 +168,7 @@ enum sim_stage { STAGE_BEGIN, STAGE_RESTORED, STAGE_OVER };
 struct sim_floor {             /* the newest version that all ranks of a run held */
 	bool known;
 	struct sim_content content;
+	uint64_t epoch;
 	struct map *map;
 	uint32_t machine[SIM_RANKS], losses[SIM_RANKS];
 };

@@ -87,6 +87,7 @@ static void take_floor(const struct candidate *c, struct sim_content content)
 	arena_free(a);
 	sim.outside--;
 	f->known = true;
+	f->epoch = c->epoch;
 	f->content = content;
 	for (uint32_t i = 0; i < c->ranks; i++) {
 		f->machine[i] = c->machine[i];
@@ -122,7 +123,7 @@ void sim_judge_memory(void)
 		take_floor(best, newest);
 }
 
-/* Whether some slot in reach holds the newest version. */
+/* Whether some slot in reach holds the newest version, in the epoch in which all held it. */
 bool sim_judge_floor_is_visible(void)
 {
 	for (uint32_t node = 0; node < sim.nodes && sim.floor.known; node++) {
@@ -134,7 +135,7 @@ bool sim_judge_floor_is_visible(void)
 			const struct slot_header *s =
 				(const void *)(memory + h->slot_offset[i % 2]);
 
-			if (h->magic == ARENA_MAGIC && holds(s)
+			if (h->magic == ARENA_MAGIC && h->epoch == sim.floor.epoch && holds(s)
 			    && s->version == sim.floor.content.version
 			    && sim_run_of(s->incarnation) == sim.floor.content.run)
 				return true;

@@ -3,7 +3,7 @@
  * Random schedules of whole jobs (sim.h): ranks, machines and SMPs that go at any step of
  * the library's work, messages that take their time, clocks that are set back, and starts
  * with other machines, other places and other numbers of ranks. FTMEM_SCHEDULES: how many
- * (default 10 000); FTMEM_SEED: from this one on (default: it alone, with its trace).
+ * (default 14 000); FTMEM_SEED: from this one on (default: it alone, with its trace).
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -138,7 +138,7 @@ static int print_tally(const struct sim_tally *t)
 static void the_library_keeps_its_promises(void **state)
 {
 	uint64_t first = env_number("FTMEM_SEED", 0);
-	uint64_t count = env_number("FTMEM_SCHEDULES", first ? 1 : 10000);
+	uint64_t count = env_number("FTMEM_SCHEDULES", first ? 1 : 14000);
 	bool one = count == 1;
 	struct sim_tally tally = {0}, again = {0};
 	int never;

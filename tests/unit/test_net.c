@@ -353,8 +353,12 @@ static void *gather_soon(void *arg)
 {
 	struct member *m = arg;
 
+	if (__lsan_disable)
+		__lsan_disable();
 	m->rc = net_allgather(m->net, m->words, sizeof(m->words[0]), m->all,
 	                      clock_deadline(10 * ANSWER_MS), "agreeing");
+	if (__lsan_enable)
+		__lsan_enable();
 	snprintf(m->error, sizeof(m->error), "%s", error_msg());
 	return NULL;
 }
@@ -385,11 +389,7 @@ static void who_joins_no_collective_call_is_named_by_all_next_to_it(void **state
 {
 	(void)state;
 	run_without(3, reduce_soon);
-	if (__lsan_disable)
-		__lsan_disable();
 	run_without(3, gather_soon);
-	if (__lsan_enable)
-		__lsan_enable();
 }
 
 static void who_joined_and_went_on_answers_and_is_not_named(void **state)

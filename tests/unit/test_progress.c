@@ -533,6 +533,7 @@ static void a_broken_network_ends_snapshots_and_tells_why(void **state)
 	assert_int_equal(call(&w, 0, 2), 0);
 	assert_int_equal(progress_wait(w.t[0].p, 2, later()), FTMEM_ENET);
 	assert_non_null(strstr(error_msg(), "the network of rank 0 is broken"));
+	assert_true(w.c.rank[0].net->broken);
 	assert_int_equal(call(&w, 0, 3), FTMEM_ENET);
 	assert_int_equal(progress_check(w.t[0].p), FTMEM_ENET);
 	assert_int_equal(progress_check(w.t[1].p), 0);

@@ -424,6 +424,8 @@ static void every_new_run_gets_an_incarnation_of_its_own(void **state)
 	add_arena(&t, 7, 0, slot(SLOT_PREPARED, 5, 1), slot(SLOT_COMMITTED, 1200, 1));
 	add_arena(&t, 8, 9, slot(SLOT_FILLING, 9000, 1), slot(SLOT_COMMITTED, 1100, 1));
 	assert_int_equal(recover_largest(&t.in), 1200);
+	t.arena[0].entered = 1300;
+	assert_int_equal(recover_largest(&t.in), 1300);
 	assert_int_equal(recover_next(0, 0, 0), 1);
 	assert_int_equal(recover_next(0, 1000, 77), 1000);
 	assert_int_equal(recover_next(1200, 1201, 77), 1201);
