@@ -110,7 +110,12 @@ inline count_joined()
 {
 	learn(i, g);
 	if
-	:: fact & ALL_JOINED -> all_hold(start[g].cinc, start[g].cver)
+	:: fact & ALL_JOINED ->
+		all_hold(start[g].cinc, start[g].cver);
+		/* More than parity covers was gone of the newest: all that is left is this. */
+		done_ver = (start[g].cby < done_by || (start[g].cby == done_by &&
+			start[g].cver < done_ver) -> start[g].cver : done_ver);
+		done_by = (start[g].cby < done_by -> start[g].cby : done_by)
 	:: else
 	fi
 }

@@ -93,7 +93,8 @@ inline check_choice()
 	committed_stays_recoverable = lacking > m || !done_by || (found && (before > done_by ||
 		(before == done_by && v >= done_ver)));
 	assert(committed_stays_recoverable);
-	committed_is_never_forgotten = found || refused || !done_by;
+	/* Unless all are gone that could tell. */
+	committed_is_never_forgotten = found || refused || !done_by || lacking == n;
 	assert(committed_is_never_forgotten);
 	never_committed_starts_afresh = found || !refused || done_by || lacking > m;
 	assert(never_committed_starts_afresh)

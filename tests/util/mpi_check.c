@@ -49,7 +49,7 @@ static bool is_set(const char *name)
 
 bool check_quick(void)
 {
-	return is_set("FTMEM_TEST_QUICK");
+	return is_set("FTMEM_TEST_QUICK") && !check_full();
 }
 
 bool check_full(void)
