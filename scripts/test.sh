@@ -11,12 +11,11 @@ usage: scripts/test.sh [OPTION...] [-- CTEST ARGUMENT...]
 
 Without options, what CI runs: all tests but the large ones in the dev build; unit, sim and mpi
 tests under the sanitizers of addresses and undefined behaviour (compiled by clang where there is
-one), unit and mpi tests under that of threads; unit tests under valgrind; the fuzzers, a minute
-each; clang-tidy and cppcheck.
+one), unit and mpi tests under that of threads; the fuzzers, for some seconds.
 
   --quick   dev build only, without the mpi, e2e, install and python tests
-  --full    the large tests too, in all builds: the whole crash matrix, 20 minutes of soak, ten of
-            each fuzzer; also builds without ISA-L and without CUDA. Takes hours
+  --full    the large tests too, in all builds; ten minutes of each fuzzer; unit tests under
+            valgrind; clang-tidy and cppcheck; builds without ISA-L and without CUDA. Takes hours
   --dev, --asan, --tsan, --valgrind, --fuzz, --analyze
             only these
   -h, --help
@@ -46,7 +45,8 @@ while [ $# -gt 0 ]; do
 done
 if [ -z "$parts" ]; then
 	parts=dev
-	[ -n "$quick" ] || parts="dev asan tsan valgrind fuzz analyze"
+	[ -n "$quick" ] || parts="dev asan tsan fuzz"
+	[ -z "$full" ] || parts="$parts valgrind analyze"
 fi
 [ -z "$full" ] || export FTMEM_TEST_FULL=1
 
@@ -123,7 +123,10 @@ memcheck() # TEST
 	esac
 }
 
-# Without --full not those that take longer than a few seconds in it.
+# Those that take longer than a few seconds in it: only with --full.
+slow_in_valgrind="arena|box|checksum|cli_layout|compare_name|copy_[fhp].*|copy_device|copy_device_[^r].*"
+slow_in_valgrind="$slow_in_valgrind|courier|match_cells|overlap|plan|plan_unwanted|progress|rebuild.*"
+slow_in_valgrind="$slow_in_valgrind|route|scrub|share|smp.*|snapshot|stripe.*|train_gpt|transfer"
 run_memcheck()
 {
 	local slow="" preset=dev
@@ -150,7 +153,7 @@ python_environment()
 if [ -z "$quick" ] && [[ " $parts " = *" dev "* ]]; then
 	step "looking for PyTorch" python_environment
 fi
-few=() fuzz_s=60
+few=() fuzz_s=10
 [ -z "$full" ] || fuzz_s=600
 [ -n "$full" ] || few=(-LE '^large$')
 for part in $parts; do

@@ -101,7 +101,7 @@ static int commit_alone(struct rescue *r)
 	int rc;
 
 	arena_enter(r->ft->epoch->arena, r->ft->incarnation);
-	rc = session_agree(r->ft, 0, "restoring");
+	rc = session_agree(r->ft, 0, "beginning the run");
 	if (rc == 0)
 		rescue_commit(r, (struct commit_slot){SLOT_EMPTY, {0, 0}});
 	return rc;
@@ -303,7 +303,7 @@ static int start_afresh(struct ftmem *ft)
 	slot_set_empty(&ft->epoch->arena->slot[0]);
 	slot_set_empty(&ft->epoch->arena->slot[1]);
 	arena_enter(ft->epoch->arena, ft->incarnation);
-	rc = session_agree(ft, 0, "restoring");
+	rc = session_agree(ft, 0, "beginning the run");
 	if (rc < 0)
 		return rc;
 	session_enter(ft, empty, ft->incarnation);

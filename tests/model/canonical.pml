@@ -34,7 +34,7 @@ c_code {
 	static void show(void)
 	{
 		static const char *const phase[] = {
-			"-", "waits", "begins", "anew", "rebuilds", "joined", "entered",
+			"-", "waits", "begins", "anew", "rebuilds", "holds", "joined", "entered",
 			"clears", "emptied", "idle", "fills", "yes", "no",
 		};
 
@@ -72,7 +72,7 @@ c_code {
 		x[0] = x[1];
 		x[1] = other;
 		for (int k = 0; p && k < 2; k++)
-			if ((p[k].phase >= REBUILD && p[k].phase <= CLEAR)
+			if ((p[k].phase >= BEGIN && p[k].phase <= CLEAR)
 			    || p[k].phase == FILL || p[k].phase == YES)
 				p[k].at = !p[k].at;
 	}
@@ -110,7 +110,7 @@ c_code {
 			if (!voting[y])
 				x->yes = 0;
 			if (!recovering[y])
-				x->cinc = x->cver = x->cby = 0;
+				x->cinc = x->cver = x->cby = x->last = 0;
 			if (x->cver)
 				bits |= 1 << ((x->cby - 1) * V + x->cver - 1);
 		}

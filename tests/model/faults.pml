@@ -75,6 +75,7 @@ CRASH:
 		start[1].cinc = start[0].cinc;
 		start[1].cver = start[0].cver;
 		start[1].cby = start[0].cby;
+		start[1].last = start[0].last;
 		START_CLEAR(start[0]);
 		running = 0
 	}

@@ -44,14 +44,15 @@
 #define BEGIN   2  /* of recovery */
 #define ANEW    3  /* the same; nothing is restored */
 #define REBUILD 4
-#define JOINED  5  /* holds what is restored */
-#define ENTERED 6  /* and has noted that it takes part in this run */
-#define CLEAR   7  /* has committed it */
-#define EMPTIED 8  /* has noted that it takes part, with nothing */
-#define IDLE    9
-#define FILL    10
-#define YES     11 /* has voted */
-#define NO      12
+#define HELD    5  /* holds what is restored */
+#define JOINED  6  /* and has noted of which run that was the outcome */
+#define ENTERED 7  /* and that it takes part in this one */
+#define CLEAR   8  /* has committed it */
+#define EMPTIED 9  /* has noted that it takes part, with nothing */
+#define IDLE    10
+#define FILL    11
+#define YES     12 /* has voted */
+#define NO      13
 
 /* What it said of its version. */
 #define GO   1
@@ -72,6 +73,8 @@
 #define WAITS_FOR_SKIPPERS  11
 #define TRUSTS_OLD_ARENAS   12
 #define ENTERS_EARLY        13
+#define SPARES_WHAT_IT_KNOWS 14
+#define JOINS_UNNOTED       15
 
 typedef slot_t {
 	unsigned state : 2;
@@ -106,7 +109,8 @@ typedef start_t {
 	unsigned yes : 1;  /* how the last vote ended */
 	unsigned cinc : 3; /* what it restores */
 	unsigned cver : 2;
-	unsigned cby : 3
+	unsigned cby : 3;
+	unsigned last : 3  /* run that arenas knew of */
 }
 
 node_t node[NODES];
@@ -123,7 +127,7 @@ byte i, g, fact;
 byte can, losable, mortal, owing, away, parted, before;
 /* Used within one step alone. */
 hidden byte j, s, c, v, held, lacking, limit, latest;
-hidden byte found, maybe, denied;
+hidden byte found, maybe, denied, first, second;
 /* Set once. */
 hidden byte n, m, most_crashes, most_gone, most_away, bad_copies, smps, flaw, showing;
 
@@ -140,6 +144,12 @@ hidden byte restored_was_snapshotted_by_all, restored_is_not_mixed, committed_st
 /* It has a stamp above that one, committed. */
 #define OUTRANKS(x, a, b) \
 	(x.state == COMMITTED && (x.inc > (a) || (x.inc == (a) && x.ver > (b))))
+#define ABOVE(x, y) (x.inc > y.inc || (x.inc == y.inc && x.ver > y.ver))
+/* Node x holds what y does, committed. */
+#define COMMITS(x, y) \
+	((node[x].slot[0].state == COMMITTED && node[x].slot[0].inc == y.inc && \
+	node[x].slot[0].ver == y.ver) || (node[x].slot[1].state == COMMITTED && \
+	node[x].slot[1].inc == y.inc && node[x].slot[1].ver == y.ver))
 /* Node x holds what start y restores. */
 #define HAS(x, y) (IS(node[x].slot[0], start[y].cinc, start[y].cver) || \
 	IS(node[x].slot[1], start[y].cinc, start[y].cver))
@@ -150,7 +160,7 @@ hidden byte restored_was_snapshotted_by_all, restored_is_not_mixed, committed_st
 #define TRAINER_SET(x, what, lives)  \
 	x.phase = what; x.live = lives; x.said = 0; x.at = 0; x.ver = 0
 #define START_CLEAR(x) \
-	x.inc = 0; x.by = 0; x.yes = 0; x.cinc = 0; x.cver = 0; x.cby = 0
+	x.inc = 0; x.by = 0; x.yes = 0; x.cinc = 0; x.cver = 0; x.cby = 0; x.last = 0
 
 #include "rank.pml"
 #include "faults.pml"

@@ -61,15 +61,14 @@ inline pick(set)
 	true
 }
 
-/* The slot to write next. */
-inline spare()
+/* The slot to write next: one that holds nothing, else not the newest that is committed, as far as
+ * it is known here. */
+inline spare(first, second)
 {
 	if
 	:: !HOLDS(node[i].slot[0]) -> T.at = 0
 	:: HOLDS(node[i].slot[0]) && !HOLDS(node[i].slot[1]) -> T.at = 1
-	:: else ->
-		T.at = node[i].slot[0].state == COMMITTED &&
-			!OUTRANKS(node[i].slot[1], node[i].slot[0].inc, node[i].slot[0].ver)
+	:: else -> T.at = first && !(second && ABOVE(node[i].slot[1], node[i].slot[0]))
 	fi
 }
 
@@ -138,7 +137,7 @@ inline call(words)
 	T.ver = T.ver + 1;
 	T.said = words;
 	T.phase = FILL;
-	spare();
+	spare(node[i].slot[0].state == COMMITTED, node[i].slot[1].state == COMMITTED);
 	T.at = T.at ^ (flaw == OVERWRITES_EARLY && OTHER.state == COMMITTED);
 	SLOT_SET(SLOT, FILLING, 0, 0, 0)
 }
@@ -238,17 +237,9 @@ OUTCOME_NO_AS_SAID:
 inline step_recovering()
 {
 	if
-	:: T.phase == BEGIN && HAS(i, g) ->
-JOIN:
-		d_step {
-			T.at = !IS(node[i].slot[0], start[g].cinc, start[g].cver);
-			T.phase = JOINED;
-			count_joined()
-		}
-	:: T.phase == BEGIN && !HAS(i, g) ->
+	:: T.phase == BEGIN ->
 MAKE_ROOM:
 		d_step {
-			spare();
 			SLOT_SET(SLOT, FILLING, 0, 0, 0);
 			node[i].with = (flaw == ENTERS_EARLY -> start[g].by : node[i].with);
 			T.phase = REBUILD
@@ -264,6 +255,13 @@ REBUILT:
 			rebuilt_from_k_members = held >= n - m || g == 1;
 			assert(rebuilt_from_k_members);
 			SLOT_SET(SLOT, PREPARED, start[g].cinc, start[g].cver, start[g].cby);
+			T.phase = HELD
+		}
+	:: T.phase == HELD ->
+JOIN:
+		d_step {
+			node[i].with = (start[g].last > node[i].with && flaw != JOINS_UNNOTED ->
+				start[g].last : node[i].with);
 			T.phase = JOINED;
 			count_joined()
 		}

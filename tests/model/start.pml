@@ -23,6 +23,7 @@ inline attach()
 	for (j : 0 .. n - 1) {
 		latest = (node[j].with > latest -> node[j].with : latest)
 	}
+	true
 }
 
 /* Who holds stamp (limit, v), and whether it may have been committed. */
@@ -116,14 +117,40 @@ inline new_incarnation()
 	}
 }
 
+/* Where each holds what is restored, or writes it if it lacks it. Who did not hear of a commit
+ * learns it from the others. */
+inline choose_slots()
+{
+	for (i : 0 .. n - 1) {
+		first = 0;
+		second = 0;
+		for (c : 0 .. n - 1) {
+			first = first || ((c == i || flaw != SPARES_WHAT_IT_KNOWS) &&
+				COMMITS(c, node[i].slot[0]));
+			second = second || ((c == i || flaw != SPARES_WHAT_IT_KNOWS) &&
+				COMMITS(c, node[i].slot[1]))
+		}
+		if
+		:: found && HAS(i, 0) ->
+			T.at = !IS(node[i].slot[0], start[0].cinc, start[0].cver);
+			T.phase = HELD
+		:: found && !HAS(i, 0) -> spare(first, second)
+		:: else
+		fi
+	}
+	i = 0
+}
+
 inline begin_recovery()
 {
 	start[0].cinc = (found -> limit : 0);
 	start[0].cver = (found -> v : 0);
 	start[0].cby = (found -> before : 0);
+	start[0].last = (found -> latest : 0);
 	for (j : 0 .. n - 1) {
 		TRAINER_SET(node[j].p[0], (found -> BEGIN : ANEW), 1)
 	}
+	choose_slots();
 	running = 1
 }
 

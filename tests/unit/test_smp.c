@@ -311,6 +311,8 @@ static void what_was_found_is_told_on_request(void **state)
 	assert_int_equal(info.arenas, 1);
 	assert_int_equal(smp_check_take(c, &e), FTMEM_EINVAL);
 	assert_true(smp_alive(c));
+	/* Before it can answer. */
+	assert_int_equal(kill(smp_pid(c), SIGSTOP), 0);
 	assert_int_equal(smp_check_ask(c, 3, 0), 0);
 	smp_fixture_kill(smp_pid(c));
 	take(c, FTMEM_ESMP, &e);
