@@ -55,6 +55,8 @@ cd "$ftmem_root"
 
 # Whatever the tests start works below this folder, so that what they leave is seen.
 TMPDIR=$(mktemp -d /tmp/ftmtest.XXXX)
+# Tests as another user pass through it.
+chmod 711 "$TMPDIR"
 export TMPDIR FTMEM_DIR=$TMPDIR/d
 mkdir -m 700 "$FTMEM_DIR"
 unset FTMEM_JOB FTMEM_NODE FTMEM_SMP

@@ -97,14 +97,6 @@ static int fill_and_rebuild(struct rescue *r, struct refill_report *report, uint
 	return rc;
 }
 
-static bool any_lost(const struct rescue *r)
-{
-	for (uint32_t i = 0; i < r->ranks; i++)
-		if (r->lost[i])
-			return true;
-	return false;
-}
-
 int refill_run(struct rescue *r, struct refill_report *report, bool *whole)
 {
 	struct ftmem *ft = r->ft;
@@ -124,5 +116,5 @@ int refill_run(struct rescue *r, struct refill_report *report, bool *whole)
 	if (rc < 0 || damaged > 0)
 		return rc;
 	*whole = true;
-	return any_lost(r) ? rescue_hold(r) : 0;
+	return rescue_hold(r);
 }

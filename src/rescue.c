@@ -125,7 +125,18 @@ static void temporary_free(const struct rescue *r, struct rescue_member *m)
 	free(m->rails);
 }
 
-/* The slot of the own arena into which a lost version is rebuilt. */
+static bool committed_somewhere(const struct gather *g, uint64_t epoch, struct stamp stamp)
+{
+	for (uint32_t i = 0; i < g->arenas; i++)
+		for (int j = 0; g->arena[i].epoch == epoch && j < 2; j++)
+			if (g->arena[i].slot[j].state == SLOT_COMMITTED &&
+			    stamp_cmp(g->arena[i].slot[j].stamp, stamp) == 0)
+				return true;
+	return false;
+}
+
+/* The slot of the own arena into which a lost version is rebuilt. What another rank committed
+ * was committed here as well, also if this one was away when that was heard. */
 static struct slot *own_target(const struct rescue *r)
 {
 	struct arena *a = r->ft->epoch->arena;
@@ -135,6 +146,9 @@ static struct slot *own_target(const struct rescue *r)
 		bool damaged;
 
 		slots[i].state = slot_read(&a->slot[i], &slots[i].stamp, &damaged);
+		if (slots[i].state == SLOT_PREPARED &&
+		    committed_somewhere(r->gather, r->ft->epoch->number, slots[i].stamp))
+			slots[i].state = SLOT_COMMITTED;
 	}
 	return &a->slot[commit_spare(slots)];
 }
@@ -276,12 +290,29 @@ int rescue_make_room(struct rescue *r)
 
 /* --- in place, at the end --- */
 
+/* The last run that arenas of the sealed epoch know of. */
+static uint64_t last_run(const struct rescue *r)
+{
+	const struct gather *g = r->gather;
+	uint64_t last = 0;
+
+	for (uint32_t i = 0; i < g->arenas; i++)
+		if (g->arena[i].epoch == r->ft->epoch->number && g->arena[i].entered > last)
+			last = g->arena[i].entered;
+	return last;
+}
+
 int rescue_hold(struct rescue *r)
 {
 	struct rescue_member *m = rescue_find(r, r->ft->net->rank);
+	struct arena *a = r->ft->epoch->arena;
+	uint64_t last = last_run(r), entered = arena_entered(a);
 
 	if (m->lost)
 		slot_set_prepared(m->slot, r->choice.stamp);
+	/* What it holds now is what came of that run, as if it had been there. */
+	if (entered < last || entered == UINT64_MAX)
+		arena_enter(a, last);
 	return session_agree(r->ft, 0, "making the version whole");
 }
 

@@ -76,8 +76,9 @@ int rescue_prepare(struct rescue *r, bool all);
 int rescue_rebuild(struct rescue *r, const struct rebuild_pass *pass,
                    struct rebuild_report *report);
 
-/* In place, once all is rebuilt: the own slot is prepared, if it was lost. Nobody gives up what
- * else it holds before all hold this version. Collective. ENET, ETIMEOUT. */
+/* In place, once all is rebuilt: the own slot is prepared, if it was lost, and the arena notes the
+ * last run that any knew of. Nobody gives up what else it holds before all hold this version.
+ * Collective. ENET, ETIMEOUT. */
 int rescue_hold(struct rescue *r);
 /*
  * In place, after all hold it: the version is committed on the present membership, and

@@ -214,8 +214,9 @@ int arena_attach_held(int fd, bool writable, struct arena **out);
 uint32_t arena_mend(struct arena *a);
 
 /*
- * The last run of the job that the arena was part of from the beginning, when it held what that
- * run restored or was emptied: its incarnation. 0: none. UINT64_MAX: damaged, it may be any.
+ * The last run of the job that the arena knows the outcome of: it was part of it from the
+ * beginning, when it held what that run restored or was emptied; or what came of that run was
+ * rebuilt in it. Its incarnation; 0: none; UINT64_MAX: damaged, it may be any.
  */
 uint64_t arena_entered(const struct arena *a);
 /* By the owning rank; before the run commits anything. */

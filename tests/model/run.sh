@@ -131,14 +131,17 @@ right N=3 M=1 CRASHES=2 AWAY=1
 right N=3 M=2 CRASHES=2 AWAY=1
 right N=4 M=1 CRASHES=1 AWAY=1
 right N=4 M=2 CRASHES=1 AWAY=1
+right N=3 M=1 CRASHES=3 AWAY=1 GONE=1 BAD=0
 right N=4 M=1 CRASHES=3 AWAY=0
 right N=4 M=2 CRASHES=3 AWAY=0
 if [ -n "${FTMEM_TEST_FULL:-}" ]; then
 	right N=4 M=1 CRASHES=1 AWAY=1 SMPS=1
-	right N=4 M=2 CRASHES=1 AWAY=2 SMPS=1
+	right N=4 M=2 CRASHES=1 AWAY=1 SMPS=1
+	right N=4 M=2 CRASHES=1 AWAY=2
 	right N=3 M=1 CRASHES=2 AWAY=1 SMPS=1
-	right N=3 M=2 CRASHES=2 AWAY=2 SMPS=1
+	right N=3 M=2 CRASHES=2 AWAY=2
 	right N=3 M=1 CRASHES=3 AWAY=1
+	right N=3 M=2 CRASHES=3 AWAY=1
 	right N=4 M=1 CRASHES=2 AWAY=1
 	right N=4 M=2 CRASHES=2 AWAY=1
 else
@@ -158,6 +161,9 @@ wrong FORGETS_WHAT_IS_OUT committed_is_never_forgotten N=3 M=1 CRASHES=1
 wrong TRUSTS_NEW_ARENAS committed_is_never_forgotten N=3 M=1 CRASHES=1
 wrong TRUSTS_OLD_ARENAS committed_is_never_forgotten N=3 M=1 CRASHES=2
 wrong ENTERS_EARLY committed_is_never_forgotten N=3 M=1 CRASHES=2
+wrong SPARES_WHAT_IT_KNOWS committed_stays_recoverable N=3 M=1 CRASHES=3 GONE=1 BAD=0
+[ -z "${FTMEM_TEST_FULL:-}" ] ||
+	wrong JOINS_UNNOTED committed_is_never_forgotten N=3 M=1 CRASHES=3
 wrong HANDS_NOTHING_OVER committed_is_never_forgotten N=3 M=1 CRASHES=1 SMPS=1
 wrong WAITS_FOR_SKIPPERS resolved_while_all_live N=3 M=1 CRASHES=1
 

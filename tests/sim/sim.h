@@ -159,8 +159,7 @@ struct sim_process {
 	uint32_t parts, seals;
 	const char *doing;         /* for the trace */
 	uint64_t since_ns;         /* when that began */
-	uint32_t progress;         /* runs of its trainer: see enum sim_stage */
-	int restored;              /* what ftmem_restore() returned */
+	uint32_t progress;         /* of its trainer: enum sim_stage */
 	struct sim_content got;
 };
 enum sim_stage { STAGE_BEGIN, STAGE_RESTORED, STAGE_OVER };

@@ -211,7 +211,6 @@ void sim_judge_restore(struct sim_process *p, int rc)
 {
 	bool first = !sim.chosen;
 
-	p->restored = rc;
 	if (excused(rc)) {
 		sim.tally->failed++;
 		return;
