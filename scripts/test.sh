@@ -11,7 +11,7 @@ usage: scripts/test.sh [OPTION...] [-- CTEST ARGUMENT...]
 
 Without options, what CI runs: all tests but the large ones in the dev build; unit, sim and mpi
 tests under the sanitizers of addresses and undefined behaviour (compiled by clang where there is
-one), unit and mpi tests under that of threads; the fuzzers, for some seconds.
+one), unit and mpi tests under that of threads.
 
   --quick   dev build only, without the mpi, e2e, install and python tests
   --full    the large tests too, in all builds; ten minutes of each fuzzer; unit tests under
@@ -45,8 +45,8 @@ while [ $# -gt 0 ]; do
 done
 if [ -z "$parts" ]; then
 	parts=dev
-	[ -n "$quick" ] || parts="dev asan tsan fuzz"
-	[ -z "$full" ] || parts="$parts valgrind analyze"
+	[ -n "$quick" ] || parts="dev asan tsan"
+	[ -z "$full" ] || parts="$parts valgrind fuzz analyze"
 fi
 [ -z "$full" ] || export FTMEM_TEST_FULL=1
 
@@ -155,7 +155,7 @@ python_environment()
 if [ -z "$quick" ] && [[ " $parts " = *" dev "* ]]; then
 	step "looking for PyTorch" python_environment
 fi
-few=() fuzz_s=10
+few=() fuzz_s=60
 [ -z "$full" ] || fuzz_s=600
 [ -n "$full" ] || few=(-LE '^large$')
 for part in $parts; do
