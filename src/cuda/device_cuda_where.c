@@ -85,7 +85,8 @@ static int check_range(const struct driver *cu, const struct place *first, const
                        uint64_t bytes)
 {
 	uint64_t before = cuda_address(addr) - first->start;
-	const uint8_t *end = (const uint8_t *)addr + (bytes - 1);
+	/* In numbers: of too many bytes the end may lie before the start. */
+	const void *end = (const void *)(uintptr_t)(cuda_address(addr) + bytes - 1);
 	struct place last;
 	int rc;
 
@@ -102,7 +103,7 @@ static int check_range(const struct driver *cu, const struct place *first, const
 		return error_set(FTMEM_EINVAL,
 		                 "%p is memory of CUDA device %d, but not %p, the last byte of "
 		                 "%llu",
-		                 addr, first->device, (const void *)end, (unsigned long long)bytes);
+		                 addr, first->device, end, (unsigned long long)bytes);
 	return check_managed(&last, end);
 }
 
