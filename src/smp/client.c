@@ -372,10 +372,12 @@ void smp_close(struct smp_client *c)
 
 bool smp_alive(struct smp_client *c)
 {
+	struct pollfd p = {.fd = c->sock};
 	ssize_t n;
 	char byte;
 
-	if (c->sock < 0)
+	/* One that is gone may have left the answer that it owed. */
+	if (c->sock < 0 || poll(&p, 1, 0) > 0)
 		return false;
 	n = recv(c->sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 	/* Between requests nothing may come: a message is as wrong as an end. */
