@@ -72,6 +72,8 @@ static void await_handover(uint32_t arenas)
 	uint64_t deadline = clock_deadline(30000);
 	uint32_t own = 0;
 
+	/* Not one that is yet to be killed. */
+	check_barrier(job.comm);
 	while (own < arenas) {
 		struct smp_client *smp = cluster_smp(&job, job.node_of[job.rank]);
 		struct smp_entry *entry = NULL;
