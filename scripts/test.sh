@@ -13,7 +13,7 @@ Without options, what CI runs: all tests but the large ones in the dev build; un
 tests under the sanitizers of addresses and undefined behaviour (compiled by clang where there is
 one), unit and mpi tests under that of threads.
 
-  --quick   dev build only, without the mpi, e2e, install and python tests
+  --quick   dev build only, without the model, mpi, e2e, install and python tests
   --full    the large tests too, in all builds; ten minutes of each fuzzer; unit tests under
             valgrind; clang-tidy and cppcheck; builds without ISA-L and without CUDA. Takes hours
   --dev, --asan, --tsan, --valgrind, --fuzz, --analyze
@@ -126,9 +126,10 @@ memcheck() # TEST
 }
 
 # Those that take longer than a few seconds in it: only with --full.
-slow_in_valgrind="arena|box|checksum|cli_layout|compare_name|copy_[fhp].*|copy_device|copy_device_[^r].*"
-slow_in_valgrind="$slow_in_valgrind|courier|match_cells|overlap|plan|plan_unwanted|progress|rebuild.*"
-slow_in_valgrind="$slow_in_valgrind|route|scrub|share|smp.*|snapshot|stripe.*|train_gpt|transfer"
+slow_in_valgrind="arena|box|checksum|cli_layout|compare_name|copy_[fhp].*|copy_device"
+slow_in_valgrind="$slow_in_valgrind|copy_device_[^r].*|courier|match_cells|overlap|plan"
+slow_in_valgrind="$slow_in_valgrind|plan_unwanted|progress|rebuild.*|route|scrub|share|smp.*"
+slow_in_valgrind="$slow_in_valgrind|snapshot|stripe.*|train_gpt|transfer"
 run_memcheck()
 {
 	local slow="" preset=dev
@@ -161,7 +162,7 @@ few=() fuzz_s=60
 for part in $parts; do
 	case $part in
 	dev)
-		[ -z "$quick" ] || few=(-LE '^(mpi|e2e|install|python|large)$')
+		[ -z "$quick" ] || few=(-LE '^(model|mpi|e2e|install|python|large)$')
 		step dev run_tests dev "${few[@]}" "$@"
 		;;
 	asan) step asan run_tests asan -L '^(unit|sim|mpi)$' "${few[@]}" "$@" ;;
