@@ -287,28 +287,6 @@ static bool part_is_good(const struct arena *a, uint64_t offset, uint64_t bytes,
 	return checksum(a->base + offset, bytes) == sum;
 }
 
-uint32_t arena_mend(struct arena *a)
-{
-	const struct arena_header *h = a->header;
-	uint8_t *at = a->base + h->rails_offset;
-	uint32_t mended = 0;
-
-	if (!part_is_good(a, h->map_offset, h->map_bytes, h->map_sum)) {
-		map_blob_write(a->map, a->base + h->map_offset);
-		mended++;
-	}
-	if (!part_is_good(a, h->rails_offset, h->rails_bytes, h->rails_sum)) {
-		for (uint32_t i = 0; i < h->rails; i++)
-			at = record_write(&a->rails[i], at);
-		mended++;
-	}
-	if (memcmp(a->base, h, sizeof(*h)) != 0) {
-		memcpy(a->base, h, sizeof(*h));
-		mended++;
-	}
-	return mended;
-}
-
 static struct arena_run *run_of(const struct arena *a)
 {
 	return (struct arena_run *)(void *)(a->base + ARENA_RUN_OFFSET);
@@ -328,6 +306,32 @@ void arena_enter(struct arena *a, uint64_t incarnation)
 {
 	atomic_store_explicit(&run_of(a)->inverse, ~incarnation, memory_order_release);
 	atomic_store_explicit(&run_of(a)->entered, incarnation, memory_order_release);
+}
+
+uint32_t arena_mend(struct arena *a, uint64_t incarnation)
+{
+	const struct arena_header *h = a->header;
+	uint8_t *at = a->base + h->rails_offset;
+	uint32_t mended = 0;
+
+	if (!part_is_good(a, h->map_offset, h->map_bytes, h->map_sum)) {
+		map_blob_write(a->map, a->base + h->map_offset);
+		mended++;
+	}
+	if (!part_is_good(a, h->rails_offset, h->rails_bytes, h->rails_sum)) {
+		for (uint32_t i = 0; i < h->rails; i++)
+			at = record_write(&a->rails[i], at);
+		mended++;
+	}
+	if (memcmp(a->base, h, sizeof(*h)) != 0) {
+		memcpy(a->base, h, sizeof(*h));
+		mended++;
+	}
+	if (arena_entered(a) != incarnation) {
+		arena_enter(a, incarnation);
+		mended++;
+	}
+	return mended;
 }
 
 static int damaged(const struct arena_header *h, const char *what)

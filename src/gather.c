@@ -81,6 +81,11 @@ static void describe(struct gather *g, const struct arena *a, struct gather_reco
 		.entered = arena_entered(a),
 		.late = a->header->late > 0,
 	};
+	if (r->entered == UINT64_MAX)
+		log_line(&g->ft->opts.log, FTMEM_LOG_WARN,
+		         "arena of rank %" PRIu32 ", epoch %" PRIu64
+		         ": the note of its last run is damaged: it may be any",
+		         r->rank, r->epoch);
 	for (int i = 0; i < 2; i++) {
 		struct stamp stamp;
 		bool damaged = false;

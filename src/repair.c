@@ -273,11 +273,11 @@ int session_repair(struct ftmem *ft, uint64_t *blocks)
 	if (rc < 0)
 		return rc;
 	/* An SMP takes no memory over whose header it cannot read. */
-	p.mended = arena_mend(ft->epoch->arena);
+	p.mended = arena_mend(ft->epoch->arena, ft->incarnation);
 	if (p.mended > 0)
 		log_line(&ft->opts.log, FTMEM_LOG_WARN,
-		         "rank %" PRIu32 " on %s: header, map or rails of its memory were damaged "
-		         "and are mended",
+		         "rank %" PRIu32 " on %s: header, map, rails or run of its memory were "
+		         "damaged and are mended",
 		         ft->net->rank, ft->opts.node);
 	rc = session_agree(ft, keeper_ensure(&ft->keeper), "reaching the SMP");
 	if (rc == 0)

@@ -33,7 +33,7 @@
 #define ARENA_MAGIC UINT64_C(0x414d454d54464c31) /* "1LFTMEMA" in memory */
 /* What memory begins with until the header is there: no flipped bits make it of the other. */
 #define ARENA_UNWRITTEN (~ARENA_MAGIC)
-#define ARENA_FORMAT 2u
+#define ARENA_FORMAT 3u
 #define ARENA_PAGE 4096u
 #define ARENA_RAILS_MAX 256
 
@@ -209,9 +209,10 @@ int arena_attach(int fd, bool writable, struct arena **out);
 int arena_attach_held(int fd, bool writable, struct arena **out);
 /*
  * Writes header, map and rails anew from the checked copies where those in the mapping are not
- * the same any more: the only copies of them in shared memory. How many of the three.
+ * the same any more: the only copies of them in shared memory; and the run, which it must have
+ * entered. How many of the four.
  */
-uint32_t arena_mend(struct arena *a);
+uint32_t arena_mend(struct arena *a, uint64_t incarnation);
 
 /*
  * The last run of the job that the arena knows the outcome of: it was part of it from the

@@ -40,7 +40,7 @@ static const struct field slot_field[] = {
 
 static const char *const place_name[DAMAGE_PLACES] = {
 	"data", "layout", "parity", "checksums", "slot header", "state", "arena header", "map",
-	"rails",
+	"rails", "run",
 };
 static const char *const kind_name[DAMAGE_KINDS] = {"flip", "zeros", "other page", "shifted"};
 
@@ -83,6 +83,7 @@ uint64_t damage_bytes(const struct arena *a, enum damage_place place)
 	case DAMAGE_STATE: return sizeof(uint64_t);
 	case DAMAGE_ARENA_HEADER: return sizeof(struct arena_header);
 	case DAMAGE_MAP: return a->header->map_bytes;
+	case DAMAGE_RUN: return sizeof(struct arena_run);
 	default: return a->header->rails_bytes;
 	}
 }
@@ -98,6 +99,7 @@ static uint8_t *place_at(const struct arena *a, const struct slot *s, enum damag
 	case DAMAGE_STATE: return (uint8_t *)s->header;
 	case DAMAGE_ARENA_HEADER: return a->base;
 	case DAMAGE_MAP: return a->base + a->header->map_offset;
+	case DAMAGE_RUN: return a->base + ARENA_RUN_OFFSET;
 	default: return a->base + a->header->rails_offset;
 	}
 }
@@ -229,7 +231,10 @@ uint64_t damage_digest(const struct slot *s)
 struct arena *damage_none(const struct cluster *c, uint64_t version, struct slot **newest)
 {
 	struct arena *a = cluster_arena(c, version, newest);
+	uint64_t entered = arena_entered(a);
 
+	CHECK_MSG(entered > 0 && entered < UINT64_MAX, "rank %u: the note of its run is damaged",
+	          c->rank);
 	for (int i = 0; i < 2; i++) {
 		struct stamp stamp;
 		bool damaged;

@@ -19,6 +19,7 @@ enum damage_place {
 	DAMAGE_ARENA_HEADER,
 	DAMAGE_MAP,
 	DAMAGE_RAILS,
+	DAMAGE_RUN,
 	DAMAGE_PLACES,
 };
 
