@@ -13,7 +13,7 @@ usage: scripts/analyze.sh [--deep] [FILE...]
   --deep   lets clang's analyzer follow all paths that it can, not only the first: takes minutes
 
 FILE: of src/; all by default. Where cppcheck or clang-tidy is missing nothing is read, and the
-exit status is 77; if FTMEM_REQUIRE_ANALYSIS is set that is a failure.
+exit status is 77; if FTMEM_REQUIRE_ALL is set that is a failure.
 END
 }
 
@@ -36,7 +36,7 @@ done
 for tool in cppcheck clang-tidy cmake; do
 	command -v "$tool" >/dev/null && continue
 	echo "NO $tool: THE SOURCES WERE NOT ANALYSED (Debian: cppcheck, clang-tidy)" >&2
-	[ -z "${FTMEM_REQUIRE_ANALYSIS:-}" ] || exit 1
+	[ -z "${FTMEM_REQUIRE_ALL:-}" ] || exit 1
 	exit 77
 done
 cd "$ftmem_root"

@@ -45,9 +45,10 @@ class Session:
             dir, smp_path, group_nodes, parity, timeout_ms, expire_s, block_bytes, window,
             copy_threads, log_level ("error", "warn", "info", "debug"), max_bandwidth,
             private_rule ("rank", "drop"), compare_every, progress_cpus, device_staging,
-            when_busy ("skip", "wait"), scrub_mib_s (or "off"); comm, a communicator of mpi4py or the address of an
-            MPI_Comm; log, a function (level, line) that any thread may call; private_from, a
-            function (name, rank, ranks, old_ranks) that returns the old rank, or None.
+            when_busy ("skip", "wait"), scrub_mib_s (or "off"); comm, a communicator of mpi4py
+            or the address of an MPI_Comm; log, a function (level, line) that any thread may
+            call; private_from, a function (name, rank, ranks, old_ranks) that returns the old
+            rank, or None.
 
     It is closed by close(), at the end of a with block, when it is garbage, or when the
     interpreter exits, before MPI ends. What is garbage a thread of its own closes.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
 #
-# Runs the fuzz targets of this folder with libFuzzer, from the inputs in corpus/, each for some
-# seconds, as many at a time as there are cores. Fails at the first crash, leak, hang or broken
+# Runs the fuzz targets of this folder with libFuzzer, from the inputs in corpus/ and those that the
+# targets write of the present formats, each for some seconds, as many at a time as there are cores. Fails at the first crash, leak, hang or broken
 # promise; the input is then kept, and how to run it again is printed.
 set -euo pipefail
 
@@ -18,7 +18,7 @@ usage: tests/fuzz/run.sh [--seconds N] [--target NAME]... [--found FOLDER] [--ke
   --keep           afterwards writes the least inputs that reach all that is reached into corpus/
 
 Where clang or its libFuzzer is missing nothing is run, and the exit status is 77; if
-FTMEM_REQUIRE_FUZZ is set that is a failure.
+FTMEM_REQUIRE_ALL is set that is a failure.
 END
 }
 
@@ -50,7 +50,7 @@ there_is_libfuzzer()
 
 if ! there_is_libfuzzer; then
 	echo "NO clang WITH libFuzzer: NOTHING WAS FUZZED (Debian: clang, libclang-rt-14-dev)" >&2
-	[ -z "${FTMEM_REQUIRE_FUZZ:-}" ] || exit 1
+	[ -z "${FTMEM_REQUIRE_ALL:-}" ] || exit 1
 	exit 77
 fi
 ftmem_build fuzz fuzz
@@ -65,6 +65,7 @@ export UBSAN_OPTIONS=print_stacktrace=1
 fuzz() # TARGET
 {
 	mkdir -p "$found/$1"
+	"$programs/corpus_$1" --seeds "$found/$1" || return 1
 	"$programs/fuzz_$1" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=1024 -max_len=4096 \
 		-print_final_stats=1 -artifact_prefix="$crashes/$1-" "$found/$1" "$here/corpus/$1" \
 		>"$logs/$1.log" 2>&1

@@ -103,7 +103,7 @@ def test_an_interpreter_without_pytest_is_told(tmp_path):
     python = script(tmp_path / "python", 'case "$*" in *pytest*) exit 1;; esac')
     function = f"eval \"$(sed -n '/^python_environment/,/^}}/p' {ROOT}/scripts/test.sh)\"; "
     done = shell(tmp_path, function + "python_environment; echo \"$?$without_python\"",
-                 FTMEM_PYTHON=str(python), FTMEM_REQUIRE_PYTHON="1")
+                 FTMEM_PYTHON=str(python), FTMEM_REQUIRE_ALL="1")
     assert done.stdout.startswith("1\n") and "pytest cannot be had" in done.stdout
 
 
