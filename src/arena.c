@@ -308,7 +308,7 @@ void arena_enter(struct arena *a, uint64_t incarnation)
 	atomic_store_explicit(&run_of(a)->entered, incarnation, memory_order_release);
 }
 
-uint32_t arena_mend(struct arena *a, uint64_t incarnation)
+uint32_t arena_mend(struct arena *a)
 {
 	const struct arena_header *h = a->header;
 	uint8_t *at = a->base + h->rails_offset;
@@ -325,10 +325,6 @@ uint32_t arena_mend(struct arena *a, uint64_t incarnation)
 	}
 	if (memcmp(a->base, h, sizeof(*h)) != 0) {
 		memcpy(a->base, h, sizeof(*h));
-		mended++;
-	}
-	if (arena_entered(a) != incarnation) {
-		arena_enter(a, incarnation);
 		mended++;
 	}
 	return mended;

@@ -390,8 +390,8 @@ static int tell_lost(const struct gather *g, uint32_t epoch_index,
 
 	recover_explain(&g->epoch[epoch_index], choice, source, text, sizeof(text));
 	return error_set(FTMEM_ELOST,
-	                 "%s; nothing was erased: start the job again when those nodes are "
-	                 "back",
+	                 "%s; nothing was erased: start the job again when those nodes, or "
+	                 "those that have taken their place since, are back",
 	                 text);
 }
 
@@ -434,6 +434,34 @@ int gather_choose(const struct gather *g, const struct recover_choice *limit,
 		*source = NULL;
 	}
 	return rc;
+}
+
+static bool holds_choice(const struct recover_arena *a, const struct recover_choice *choice,
+                         uint32_t rank)
+{
+	bool found = false;
+
+	for (int i = 0; a->epoch == choice->epoch && a->rank == rank && i < 2; i++)
+		found = found || ((a->slot[i].state == SLOT_PREPARED ||
+		                   a->slot[i].state == SLOT_COMMITTED) &&
+		                  stamp_cmp(a->slot[i].stamp, choice->stamp) == 0);
+	return found;
+}
+
+bool gather_pass_over(struct gather *g, const struct recover_choice *choice, uint32_t rank,
+                      const struct recover_source *source)
+{
+	bool another = false;
+
+	for (uint32_t i = 0; source->arena >= 0 && i < g->arenas; i++)
+		another = another || (i != (uint32_t)source->arena &&
+		                      holds_choice(&g->arena[i], choice, rank));
+	if (another) {
+		g->arena[source->arena].slot[source->slot] =
+			(struct commit_slot){SLOT_EMPTY, {0, 0}};
+		g->arena[source->arena].unsure = true;
+	}
+	return another;
 }
 
 struct slot *gather_slot(const struct gather *g, const struct recover_source *source,

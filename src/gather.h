@@ -52,6 +52,11 @@ int gather_choose(const struct gather *g, const struct recover_choice *limit,
                   struct recover_choice *choice, uint32_t *epoch_index,
                   struct recover_source **source);
 
+/* Where another arena of that rank holds what was chosen, too: leaves the source, which is
+ * damaged, out of the table. Equal on all ranks. */
+bool gather_pass_over(struct gather *g, const struct recover_choice *choice, uint32_t rank,
+                      const struct recover_source *source);
+
 /* The slot from which an old rank's part comes, if this rank is the agent of its arena;
  * else NULL. */
 struct slot *gather_slot(const struct gather *g, const struct recover_source *source,

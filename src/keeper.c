@@ -52,6 +52,21 @@ void keeper_let_go(struct keeper *k, const struct arena *a)
 		}
 }
 
+/* One that is refused, since its header is damaged, does not keep the other back. */
+static int hand_over(struct keeper *k)
+{
+	int rc = 0;
+
+	for (int i = 0; i < KEEPER_ARENAS && (rc == 0 || smp_alive(k->smp)); i++) {
+		const struct arena *a = k->arena[i];
+		int got = !a ? 0 : smp_adopt(k->smp, a->header->epoch, a->header->rank, a->fd);
+
+		if (got != 0)
+			rc = got;
+	}
+	return rc;
+}
+
 static int ensure(struct keeper *k, bool alive)
 {
 	int rc = 0;
@@ -66,10 +81,8 @@ static int ensure(struct keeper *k, bool alive)
 		         smp_pid(k->smp));
 		rc = smp_reconnect(k->smp);
 	}
-	for (int i = 0; rc == 0 && i < KEEPER_ARENAS; i++)
-		if (k->arena[i])
-			rc = smp_adopt(k->smp, k->arena[i]->header->epoch,
-			               k->arena[i]->header->rank, k->arena[i]->fd);
+	if (rc == 0)
+		rc = hand_over(k);
 	k->owing = rc != 0;
 	if (rc == 0)
 		log_line(k->log, FTMEM_LOG_INFO, "snapshot-management process %" PRId32

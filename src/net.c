@@ -27,6 +27,8 @@
  * less, and name nobody before others had time to answer. */
 #define ROLL_NS   UINT64_C(500000000)
 #define ANSWER_NS UINT64_C(250000000)
+/* They answer sooner: who joins late must not be named for a call that it did not hear. */
+#define HEAR_NS   UINT64_C(20000000)
 /* Ranks 1, 2, 4, ... before and after one. */
 #define NEIGHBOURS_MAX 64u
 
@@ -95,6 +97,7 @@ struct neighbour {
 
 struct net_roll {
 	uint64_t step, call_ns; /* the latest, and when its roll is called */
+	uint64_t hear_ns;       /* from when on those who called it before are answered */
 	uint64_t called;        /* the latest whose roll was called */
 	uint32_t count;
 	struct neighbour neighbour[NEIGHBOURS_MAX];
@@ -149,6 +152,7 @@ static void roll_begin(struct net *net, uint64_t deadline_ns)
 		return;
 	net->roll->step++;
 	net->roll->call_ns = now + (quarter < ROLL_NS ? quarter : ROLL_NS);
+	net->roll->hear_ns = now + (quarter < HEAR_NS ? quarter : HEAR_NS);
 }
 
 /* All that it has said. */
@@ -188,7 +192,7 @@ void net_roll_answer(struct net *net)
 {
 	struct net_roll *roll = net->roll;
 
-	if (!roll || clock_ns() < roll->call_ns)
+	if (!roll || clock_ns() < roll->hear_ns)
 		return;
 	for (uint32_t i = 0; i < roll->count; i++) {
 		struct neighbour *n = &roll->neighbour[i];

@@ -88,7 +88,8 @@ struct net_who net_who(const struct net *net, uint32_t rank);
  * since that would wait for all other ranks, and the launcher ends the job. Collective.
  * EINVAL: MPI without MPI_THREAD_MULTIPLE, MPI finalised already, or a launcher whose
  * world is larger than MPI's (torchrun, srun without a PMI): names the command to use.
- * ENET, ETIMEOUT.
+ * ENET, ETIMEOUT. ENOMEM; if *out is there nonetheless the others, whom this rank joined, are
+ * still to be told so.
  */
 int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out);
 

@@ -465,19 +465,14 @@ int net_mpi_open(const void *comm, uint32_t timeout_ms, struct net **out)
 		rc = watch_finalize(m);
 	if (rc != MPI_SUCCESS) {
 		rc = mpi_failed(rc, "duplicating the communicator");
+		/* The others begin with a step that this rank does not take. */
+		m->net.out_of_step = true;
 		mpi_free(&m->net);
 		return rc;
 	}
 	m->net.rank = (uint32_t)rank;
 	m->net.size = (uint32_t)size;
 	m->net.tag_max = flag ? (uint32_t)*tag_ub : 32767;
-	rc = net_roll_open(&m->net);
-	if (rc < 0) {
-		/* The others begin with a step that this rank does not take. */
-		m->net.out_of_step = true;
-		mpi_free(&m->net);
-		return rc;
-	}
 	*out = &m->net;
-	return 0;
+	return net_roll_open(&m->net);
 }

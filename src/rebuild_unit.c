@@ -64,9 +64,11 @@ bool rebuild_unit_plan(const struct rebuild *r, uint64_t i, struct rebuild_unit 
 		    && (r->config->parity || !rail_is_parity(r->rail, u->stripe, x)))
 			u->want[u->wants++] = x;
 	}
-	if (u->wants == 0 || live == 0)
+	if (u->wants == 0)
 		return false;
-	turn = (u->stripe + u->row % REBUILD_ROTATION) % live;
+	/* Where there is no data all parity may be missing: it follows from nothing. */
+	usable = live > 0 ? usable : erased;
+	turn = (u->stripe + u->row % REBUILD_ROTATION) % (live > 0 ? live : u->wants);
 	for (at = 0; !(usable & REBUILD_BIT(at)) || turn > 0; at++)
 		turn -= (usable & REBUILD_BIT(at)) != 0;
 	u->decoder = at;

@@ -176,8 +176,8 @@ static uint64_t slot_blocks(const struct slot_shape *shape)
 
 static int rebuild(struct repair *p)
 {
+	uint64_t begin = clock_ns(), entered = arena_entered(p->ft->epoch->arena);
 	const struct rescue_member *m;
-	uint64_t begin = clock_ns();
 	int rc = rescue_prepare(p->r, false);
 
 	if (rc == 0)
@@ -186,6 +186,8 @@ static int rebuild(struct repair *p)
 		rc = rescue_hold(p->r);
 	if (rc < 0)
 		return rc;
+	/* Nothing is committed in an arena that entered no run; it is noted anew just before. */
+	p->mended += entered == 0 || entered == UINT64_MAX;
 	m = rescue_find(p->r, p->ft->net->rank);
 	p->mended += p->rebuilt.repaired_blocks;
 	if (m->lost)
@@ -273,11 +275,11 @@ int session_repair(struct ftmem *ft, uint64_t *blocks)
 	if (rc < 0)
 		return rc;
 	/* An SMP takes no memory over whose header it cannot read. */
-	p.mended = arena_mend(ft->epoch->arena, ft->incarnation);
+	p.mended = arena_mend(ft->epoch->arena);
 	if (p.mended > 0)
 		log_line(&ft->opts.log, FTMEM_LOG_WARN,
-		         "rank %" PRIu32 " on %s: header, map, rails or run of its memory were "
-		         "damaged and are mended",
+		         "rank %" PRIu32 " on %s: header, map or rails of its memory were damaged "
+		         "and are mended",
 		         ft->net->rank, ft->opts.node);
 	rc = session_agree(ft, keeper_ensure(&ft->keeper), "reaching the SMP");
 	if (rc == 0)
@@ -289,8 +291,8 @@ int session_repair(struct ftmem *ft, uint64_t *blocks)
 		rc = net_allreduce(ft->net, &sum, 1, NET_SUM, session_deadline(ft), "repairing");
 	if (rc == 0)
 		note(&p, sum);
-	if (rc == 0 && smp_scrub_again(ft->keeper.smp, ft->epoch->number, ft->net->rank) < 0)
-		log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "%s", error_msg());
+	if (rc == 0)
+		session_scrub_again(ft);
 	if (rc == 0 && blocks)
 		*blocks = sum;
 	return session_resume(ft, rc);

@@ -285,7 +285,7 @@ int rescue_make_room(struct rescue *r)
 
 	if (rc == 0)
 		rc = room_check(r->ft, need, "the slots to rebuild");
-	return rc == 0 ? session_agree(r->ft, take_room(r), "rebuilding") : rc;
+	return rc == 0 ? session_agree_late(r->ft, take_room(r), r->busiest, "rebuilding") : rc;
 }
 
 /* --- in place, at the end --- */
@@ -338,7 +338,7 @@ void rescue_commit(struct rescue *r, struct commit_slot other)
 
 /* --- for the user --- */
 
-static bool has_bad(const struct rescue *r, uint32_t rank)
+bool rescue_is_damaged(const struct rescue *r, uint32_t rank)
 {
 	for (uint32_t i = 0; i < r->bad_count; i++)
 		if (r->bad[i].rank == rank)
@@ -360,6 +360,6 @@ void rescue_list_damaged(const struct rescue *r, char *text, size_t bytes)
 {
 	text[0] = '\0';
 	for (uint32_t i = 0; i < r->ranks; i++)
-		if (has_bad(r, i))
+		if (rescue_is_damaged(r, i))
 			rescue_list_rank(r->epoch->map, i, text, bytes);
 }

@@ -92,6 +92,9 @@ void rescue_list_rank(const struct map *map, uint32_t rank, char *text, size_t b
 /* Ranks whose slots are lost or have damaged blocks: after rescue_verify(). */
 void rescue_list_damaged(const struct rescue *r, char *text, size_t bytes);
 
+/* Whether it is one of these. */
+bool rescue_is_damaged(const struct rescue *r, uint32_t rank);
+
 /* The member acted for, or NULL. */
 struct rescue_member *rescue_find(struct rescue *r, uint32_t rank);
 

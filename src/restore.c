@@ -53,6 +53,19 @@ static int try_refill(struct restoring *s)
 	return rc;
 }
 
+/* A node that was away may bring back what another has rebuilt meanwhile: where one of the two
+ * arenas is damaged the other is tried. */
+static bool try_others(struct restoring *s)
+{
+	const struct rescue *r = s->r;
+	bool any = false;
+
+	for (uint32_t i = 0; i < r->ranks; i++)
+		if (rescue_is_damaged(r, i))
+			any = gather_pass_over(s->g, &r->choice, i, &r->source[i]) || any;
+	return any;
+}
+
 /* The newest version that is whole, or can be made so. FRESH, ELOST, ECORRUPT. */
 static int choose(struct restoring *s)
 {
@@ -63,7 +76,7 @@ static int choose(struct restoring *s)
 
 	for (;;) {
 		struct recover_source *source;
-		bool possible = false;
+		bool possible = false, others;
 		char who[512] = "";
 		int rc = gather_choose(s->g, below, &choice, &index, &source);
 
@@ -78,10 +91,13 @@ static int choose(struct restoring *s)
 			return 0;
 		if (rc == 0)
 			rescue_list_damaged(s->r, who, sizeof(who));
+		others = rc == 0 && try_others(s);
 		rescue_free(s->r);
 		s->r = NULL;
 		if (rc < 0)
 			return rc;
+		if (others)
+			continue;
 		log_line(&ft->opts.log, FTMEM_LOG_WARN,
 		         "version %" PRIu64 " is damaged beyond what parity "
 		         "covers, lost or damaged on ranks %s: trying an older one",
@@ -336,6 +352,7 @@ int session_restore(struct ftmem *ft, uint64_t *version)
 		ft->figures.restore_s = seconds;
 		pthread_mutex_unlock(&ft->lock);
 		restore_tell_whole(ft, *version, seconds);
+		session_scrub_again(ft);
 	}
 	if (rc == FTMEM_FRESH)
 		rc = start_afresh(ft);

@@ -4,8 +4,32 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "clock.h"
 #include "error.h"
 #include "memory.h"
+
+/* Between two looks at memory that grows, and the share of what lacks that it grows by at least:
+ * all of it comes within half a minute or so. */
+#define LOOK_NS UINT64_C(100000000)
+#define SHARE   256u
+
+/* What can be taken. The SMP frees what a former epoch held after it has answered: as long as
+ * that goes on, for half of the others' patience at most, it is waited for. */
+static uint64_t await_room(const struct ftmem *ft, uint64_t total)
+{
+	uint64_t deadline = clock_deadline(ft->opts.timeout_ms / 2);
+	uint64_t room = memory_available();
+
+	while (room < total && clock_ns() < deadline) {
+		uint64_t before = room;
+
+		clock_sleep(LOOK_NS);
+		room = memory_available();
+		if (room < total && (room <= before || room - before < (total - room) / SHARE))
+			break;
+	}
+	return room;
+}
 
 static int check_node(const struct ftmem *ft, const uint64_t *need, const char *what)
 {
@@ -21,7 +45,7 @@ static int check_node(const struct ftmem *ft, const uint64_t *need, const char *
 	}
 	if (total == 0)
 		return 0;
-	room = memory_available();
+	room = await_room(ft, total);
 	if (total <= room)
 		return 0;
 	return error_set(FTMEM_ENOMEM,

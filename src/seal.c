@@ -5,7 +5,8 @@
  *
  * If every arena of the newest epoch that the SMPs hold lies on the node of its rank
  * and was sealed with the same geometry, the ranks join that epoch: their arenas are
- * used as they are, with what they hold, and only ranks without one get a new one.
+ * used as they are, with what they hold, and only ranks without one get a new one; so do
+ * those that died as they made theirs.
  * Otherwise a new epoch begins with new arenas for all; the older ones stay until
  * its first commit. A block size that is not set is that of the newest epoch, so that
  * a machine with other caches can join it.
@@ -37,6 +38,7 @@ struct seal {
 	uint64_t epoch;
 	uint64_t pinned; /* bytes of the largest arena of a rank with regions on devices */
 	bool anew, join, created, stored;
+	bool unwritten; /* the own arena of the newest epoch: it never held anything */
 	struct arena *arena;
 };
 
@@ -212,10 +214,9 @@ static int try_own(struct seal *s, uint64_t newest, bool *veto)
 
 	if (rc < 0)
 		return rc;
-	/* A start that was cut short. */
 	if (arena_unwritten(fd)) {
 		close(fd);
-		*veto = true;
+		s->unwritten = true;
 		return smp_release(ft->keeper.smp, newest, ft->net->rank);
 	}
 	rc = arena_attach_held(fd, true, &s->arena);
@@ -316,7 +317,7 @@ static int choose_epoch(struct seal *s)
 	struct smp_entry *entry = NULL;
 	uint32_t count = 0;
 	uint64_t seen[5] = {0, 0, 0, clock_wall_ns(), session_chance(ft)};
-	uint64_t words[2] = {0}; /* veto, newest holds */
+	uint64_t words[3] = {0}; /* veto, newest holds, an arena of it is there */
 	bool veto = false;
 	int rc = smp_list(ft->keeper.smp, &entry, &count);
 
@@ -330,13 +331,14 @@ static int choose_epoch(struct seal *s)
 		rc = session_agree(ft, examine(s, entry, count, seen[0], &veto),
 		                   "attaching to the arena");
 	words[0] = veto || s->anew || seen[0] == 0;
+	words[2] = s->arena != NULL;
 	for (uint32_t i = 0; rc == 0 && i < count; i++)
 		words[1] = words[1] || (entry[i].epoch == seen[0] && entry_holds(&entry[i]));
 	if (rc == 0)
-		rc = net_allreduce(ft->net, words, 2, NET_MAX, session_deadline(ft),
+		rc = net_allreduce(ft->net, words, 3, NET_MAX, session_deadline(ft),
 		                   "finding the epoch");
 	if (rc == 0) {
-		s->join = !words[0];
+		s->join = !words[0] && words[2];
 		s->epoch = s->join ? seen[0] : recover_next(seen[0], seen[3], seen[4]);
 		s->stored = seen[2];
 		if (ft->incarnation == 0)
@@ -353,9 +355,12 @@ static int choose_epoch(struct seal *s)
 static int take_arena(struct seal *s, const struct arena_spec *spec, uint64_t bytes)
 {
 	struct ftmem *ft = s->ft;
-	int fd = -1, rc;
+	int fd = -1, rc = 0;
 
-	rc = smp_create(ft->keeper.smp, s->epoch, ft->net->rank, bytes, &fd);
+	if (s->unwritten && s->join)
+		rc = smp_drop(ft->keeper.smp, s->epoch, ft->net->rank);
+	if (rc == 0)
+		rc = smp_create(ft->keeper.smp, s->epoch, ft->net->rank, bytes, &fd);
 	if (rc < 0)
 		return rc;
 	s->created = true;
@@ -391,8 +396,8 @@ static int settle_memory(struct seal *s)
 	rc = session_agree(ft, rc, "sizing the arenas");
 	if (rc == 0)
 		rc = room_check(ft, bytes, "the arenas");
-	most[0] = bytes;
-	most[1] = !on_device(s->layout) ? 0 : s->arena ? s->arena->bytes : bytes;
+	most[0] = s->arena ? s->arena->bytes : bytes;
+	most[1] = on_device(s->layout) ? most[0] : 0;
 	if (rc == 0)
 		rc = net_allreduce(ft->net, most, 2, NET_MAX, session_deadline(ft),
 		                   "sizing the arenas");

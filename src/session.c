@@ -305,10 +305,10 @@ int session_open(const struct ftmem_opts *opts, struct ftmem **out)
 	else
 		ft->opts.timeout_ms = 30000;
 	rc = net_mpi_open(comm, ft->opts.timeout_ms, &ft->net);
-	if (rc < 0)
+	if (!ft->net)
 		goto fail;
 	ft->opts.log.rank = ft->net->rank;
-	rc = session_agree(ft, opts_rc, "checking the options");
+	rc = session_agree(ft, rc < 0 ? rc : opts_rc, "checking the options");
 	if (rc < 0)
 		goto fail;
 	rc = session_meet(ft);
@@ -374,6 +374,12 @@ void session_close(struct ftmem *ft)
 	free(ft);
 }
 
+void session_scrub_again(struct ftmem *ft)
+{
+	if (smp_scrub_again(ft->keeper.smp, ft->epoch->number, ft->net->rank) < 0)
+		log_line(&ft->opts.log, FTMEM_LOG_DEBUG, "%s", error_msg());
+}
+
 /* --- forget --- */
 
 int session_forget(struct ftmem *ft)
@@ -398,10 +404,11 @@ int session_forget(struct ftmem *ft)
 	} else {
 		rc = smp_forget(ft->keeper.smp);
 	}
+	rc = session_agree(ft, rc, "forgetting the job");
+	/* All may store versions again, or none. */
 	if (rc == 0) {
 		ft->must_restore = false;
 		progress_note_forgotten(ft->progress);
 	}
-	rc = session_agree(ft, rc, "forgetting the job");
 	return session_resume(ft, rc);
 }

@@ -79,6 +79,8 @@ int session_agree_sent(struct ftmem *ft, int rc, uint64_t bytes, const char *wha
 int session_pause(struct ftmem *ft);
 /* After it, also if it failed. Returns rc, or ESYS if the thread cannot start. */
 int session_resume(struct ftmem *ft, int rc);
+/* The scrubber looks anew at what was written over in the arena of the sealed epoch. */
+void session_scrub_again(struct ftmem *ft);
 
 /* Begins to snapshot into the sealed epoch, with what its slots hold. */
 void session_enter(struct ftmem *ft, const struct commit_slot slots[2], uint64_t incarnation);

@@ -209,10 +209,9 @@ int arena_attach(int fd, bool writable, struct arena **out);
 int arena_attach_held(int fd, bool writable, struct arena **out);
 /*
  * Writes header, map and rails anew from the checked copies where those in the mapping are not
- * the same any more: the only copies of them in shared memory; and the run, which it must have
- * entered. How many of the four.
+ * the same any more: the only copies of them in shared memory. How many of the three.
  */
-uint32_t arena_mend(struct arena *a, uint64_t incarnation);
+uint32_t arena_mend(struct arena *a);
 
 /*
  * The last run of the job that the arena knows the outcome of: it was part of it from the

@@ -132,11 +132,11 @@ int world_find(struct ftmem_world *out)
 	int opts_rc = opts_timeout(&timeout_ms);
 	int rc = net_mpi_open(NULL, timeout_ms, &net);
 
-	if (rc < 0)
+	if (!net)
 		return rc;
 	w.rank = net->rank;
 	w.ranks = net->size;
-	rc = find(net, opts_rc, clock_deadline(timeout_ms), &w);
+	rc = find(net, rc < 0 ? rc : opts_rc, clock_deadline(timeout_ms), &w);
 	net_free(net);
 	if (rc == 0)
 		*out = w;

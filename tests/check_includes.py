@@ -72,7 +72,8 @@ smp/spawn             : ftmem clock error
 smp/client            : clock error log commit smp/wire smp/path smp/spawn
 # the snapshot-management process
 smp/process           : error
-smp/store             : error slot smp/wire smp/process
+smp/reap              : error thread
+smp/store             : error slot smp/wire smp/process smp/reap
 smp/requests          : error log slot smp/wire smp/store
 smp/scrub_walk        : checksum slot smp/wire
 smp/scrub             : clock error log smp/store smp/scrub_walk
@@ -101,7 +102,7 @@ progress              : clock error thread keeper snapshot
 # the life of a job
 machine               : checksum
 session               : clock error checksum machine tags opts topo tune map keeper epoch progress
-room                  : error memory session
+room                  : clock error memory session
 seal                  : clock error checksum recover share session room
 gather                : error recover session
 rescue                : error rebuild room gather

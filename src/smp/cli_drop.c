@@ -30,7 +30,7 @@ static int clear_stale(const struct cli *cli, const struct cli_site *site)
 
 	if (rc)
 		return rc < 0 ? rc : FTMEM_ESMP;
-	smp_files_remove(cli->dir, site->job, site->node);
+	smp_files_remove(cli->dir, site->job, site->node, lock);
 	close(lock);
 	printf("job %s on node %s: nothing was held, the socket of a process that is gone was "
 	       "removed\n",
@@ -58,8 +58,8 @@ static int look(const struct cli *cli, struct target *t)
 	return rc;
 }
 
-/* Its memory is free when it is gone. Where its process cannot be seen, its lock
- * tells the same. */
+/* Its memory is free when it is gone. Where its process cannot be seen, or its number is that of
+ * another here, its lock tells the same. */
 static int await_end(const struct cli *cli, const struct target *t)
 {
 	uint64_t deadline = clock_deadline(END_MS);
@@ -69,8 +69,8 @@ static int await_end(const struct cli *cli, const struct target *t)
 	while (clock_ns() < deadline) {
 		if (poll(&p, 1, t->pidfd >= 0 ? 1000 : 10) > 0)
 			return 0;
-		if (t->pidfd < 0 && !smp_lock_take(cli->dir, t->site->job, t->site->node, &lock)) {
-			smp_files_remove(cli->dir, t->site->job, t->site->node);
+		if (!smp_lock_take(cli->dir, t->site->job, t->site->node, &lock)) {
+			smp_files_remove(cli->dir, t->site->job, t->site->node, lock);
 			close(lock);
 			return 0;
 		}

@@ -23,6 +23,8 @@
 /* A goodbye is a courtesy: it does not hold up the end of the trainer for long. */
 #define BYE_MS         1000u
 #define LIST_TRIES     16
+/* Giving back hundreds of gigabytes takes its time. */
+#define END_MS         600000u
 
 struct smp_client {
 	int sock; /* -1: not connected */
@@ -190,7 +192,8 @@ static int check_server(struct smp_client *c)
  * only tries now and then finds others in front of it each time. */
 static int set_patience(int sock, uint64_t deadline_ns)
 {
-	uint64_t now = clock_ns(), ns = now < deadline_ns ? deadline_ns - now : 1000;
+	/* No time at all would mean for ever. */
+	uint64_t now = clock_ns(), ns = now + 1000 < deadline_ns ? deadline_ns - now : 1000;
 	struct timeval most;
 
 	if (ns > QUEUE_MOST_NS)
@@ -669,15 +672,16 @@ int smp_forget(struct smp_client *c)
 
 int smp_stop(struct smp_client *c, bool force)
 {
-	uint64_t deadline = clock_deadline(c->timeout_ms);
 	struct wire_request request;
 	struct wire_reply reply;
+	uint64_t deadline;
 	bool ended;
 	int rc;
 
 	wire_request_init(&request, WIRE_STOP, c->job);
 	request.flags = force ? WIRE_STOP_FORCE : 0;
-	rc = exchange(c, &request, -1, &reply, NULL, deadline, &ended);
+	rc = exchange(c, &request, -1, &reply, NULL, clock_deadline(c->timeout_ms), &ended);
+	deadline = clock_deadline(END_MS);
 	while (!rc && smp_alive(c))
 		rc = await(c, POLLIN, deadline);
 	if (!rc)

@@ -91,12 +91,13 @@ int smp_scrub_again(struct smp_client *c, uint64_t epoch, uint32_t rank);
  */
 int smp_check_ask(struct smp_client *c, uint64_t epoch, uint32_t rank);
 int smp_check_take(struct smp_client *c, struct smp_entry *out);
-/* Frees all arenas of epochs below epoch. */
+/* Removes all arenas of epochs below epoch; their memory is freed soon after. */
 int smp_retire(struct smp_client *c, uint64_t epoch);
 /* Frees all arenas of the job on this node. */
 int smp_forget(struct smp_client *c);
-/* Frees all, ends the process and waits until it hung up. Unless force is set,
- * EATTACHED while other ranks are connected or other processes hold leases. */
+/* Frees all, ends the process and waits until it hung up, longer than for an answer: much memory
+ * is not freed at once. Unless force is set, EATTACHED while other ranks are connected or other
+ * processes hold leases. */
 int smp_stop(struct smp_client *c, bool force);
 
 #endif

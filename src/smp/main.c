@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -78,6 +79,15 @@ static void write_text(int level, const char *line)
 	dprintf(STDERR_FILENO, "%s %s %s\n", when, name[level], line);
 }
 
+/* A reader of stderr that does not read must not hold up clients: in the foreground it may be a
+ * pipe. */
+static bool takes_lines(void)
+{
+	struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+
+	return poll(&p, 1, 0) != 0;
+}
+
 /* Clients without manners must not fill the disk: so many lines at once, then one each
  * second. */
 static void write_line(void *arg, int level, const char *line)
@@ -88,7 +98,7 @@ static void write_line(void *arg, int level, const char *line)
 
 	if (p->lines_ns + burst < now)
 		p->lines_ns = now - burst;
-	if (p->lines_ns > now) {
+	if (p->lines_ns > now || !takes_lines()) {
 		p->withheld++;
 		return;
 	}
@@ -191,6 +201,21 @@ static int parse(int argc, char **argv, struct service_process *p)
 	return -1;
 }
 
+/* Whether somebody serves though the lock was to be had: what clears folders of old files may have
+ * removed it. */
+static bool is_served(const struct sockaddr_un *addr)
+{
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool served = fd >= 0
+	              && (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0
+	                  || errno == EAGAIN);
+
+	if (fd >= 0)
+		close(fd);
+	return served;
+}
+
+/* FTMEM_BUSY: another listens there. */
 static int listen_at(const struct opts *o, int *out)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -202,7 +227,10 @@ static int listen_at(const struct opts *o, int *out)
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return error_sys(FTMEM_ESYS, errno, "cannot make a socket");
-	/* The lock is ours: a socket that is there has no server. */
+	if (is_served(&addr)) {
+		close(fd);
+		return FTMEM_BUSY;
+	}
 	unlink(addr.sun_path);
 	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) != 0
 	    || listen(fd, SERVER_PEERS_MAX) != 0) {
@@ -272,14 +300,14 @@ static int serve(struct service_process *p)
 	if (rc)
 		log_line(&p->to, FTMEM_LOG_ERROR, "%s", error_msg());
 	server_free(p->server);
-	smp_files_remove(p->opts.dir, p->opts.job, p->opts.node);
+	smp_files_remove(p->opts.dir, p->opts.job, p->opts.node, p->lock);
 	return rc ? STATUS_FAILED : STATUS_OK;
 }
 
 /* What was put into the folder so far; the lock is still held. */
 static int give_up(const struct service_process *p)
 {
-	smp_files_remove(p->opts.dir, p->opts.job, p->opts.node);
+	smp_files_remove(p->opts.dir, p->opts.job, p->opts.node, p->lock);
 	return STATUS_FAILED;
 }
 
@@ -346,6 +374,18 @@ static void raise_limit(void)
 	}
 }
 
+/* What is opened must not take the place of one of these, which are replaced later. */
+static void open_standard(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 static int take_place(struct service_process *p)
 {
 	const struct opts *o = &p->opts;
@@ -353,6 +393,8 @@ static int take_place(struct service_process *p)
 
 	if (!rc)
 		rc = smp_lock_take(o->dir, o->job, o->node, &p->lock);
+	if (!rc)
+		rc = listen_at(o, &p->listener);
 	if (rc == FTMEM_BUSY) {
 		printf(SMP_SAYS_BUSY
 		       "another ftmem-smp serves job %s on node %s in %s, or is about "
@@ -360,12 +402,10 @@ static int take_place(struct service_process *p)
 		       o->job, o->node, o->dir);
 		return STATUS_BUSY;
 	}
-	if (rc)
-		return fail();
-	if (!listen_at(o, &p->listener))
+	if (!rc)
 		return -1;
 	fail();
-	return give_up(p);
+	return p->lock < 0 ? STATUS_FAILED : give_up(p);
 }
 
 int main(int argc, char **argv)
@@ -375,6 +415,7 @@ int main(int argc, char **argv)
 
 	if (rc >= 0)
 		return rc;
+	open_standard();
 	if (!p.foreground)
 		closefrom(STDERR_FILENO + 1);
 	signal(SIGPIPE, SIG_IGN);

@@ -129,13 +129,19 @@ int smp_lock_take(const char *dir, const char *job, const char *node, int *fd)
 	return FTMEM_BUSY;
 }
 
-void smp_files_remove(const char *dir, const char *job, const char *node)
+void smp_files_remove(const char *dir, const char *job, const char *node, int lock)
 {
 	static const char *const suffix[] = {"sock", "log", "lock"};
 	char path[SMP_PATH_MAX];
+	int again = -1;
 
+	if (smp_path_of(dir, job, node, "lock", path, sizeof(path))
+	    || (!lock_is_current(lock, path) && smp_lock_take(dir, job, node, &again)))
+		return;
 	/* The lock goes last: nobody starts while something of ours is left. */
 	for (size_t i = 0; i < sizeof(suffix) / sizeof(suffix[0]); i++)
 		if (!smp_path_of(dir, job, node, suffix[i], path, sizeof(path)))
 			unlink(path);
+	if (again >= 0)
+		close(again);
 }

@@ -35,7 +35,8 @@ bool smp_dir_missing(const char *dir);
  */
 int smp_lock_take(const char *dir, const char *job, const char *node, int *fd);
 
-/* Removes socket, log and lock file, in this order. Only with the lock held. */
-void smp_files_remove(const char *dir, const char *job, const char *node);
+/* Removes socket, log and lock file, in this order. lock is held; nothing is removed if its file is
+ * gone and another process holds the one that is there now. */
+void smp_files_remove(const char *dir, const char *job, const char *node, int lock);
 
 #endif

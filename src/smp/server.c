@@ -2,6 +2,7 @@
 #include "smp/server.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -358,13 +359,29 @@ static uint64_t observers_until(const struct server *s)
 	return until;
 }
 
+/* Who came while this process had no turn is heard before its memory goes. */
+static void hear_all(struct server *s)
+{
+	struct pollfd p = {.fd = s->listener, .events = POLLIN};
+
+	for (uint32_t i = 0; i < SERVER_PEERS_MAX; i++)
+		peer_ready(s, &s->peer[i]);
+	for (uint32_t i = 0; i < SERVER_PEERS_MAX && poll(&p, 1, 0) > 0; i++)
+		peer_accept(s);
+}
+
+static bool is_idle(const struct server *s)
+{
+	return !s->service.clients && !store_leases(s->service.store);
+}
+
 /* Ends an idle server in time; returns when to look again. */
 static uint64_t idle_expire(struct server *s, uint64_t now)
 {
 	struct service *service = &s->service;
 	uint64_t end;
 
-	if (service->clients || store_leases(service->store)) {
+	if (!is_idle(s)) {
 		s->idle_ns = 0;
 		service->idle_s = 0;
 		return UINT64_MAX;
@@ -378,6 +395,9 @@ static uint64_t idle_expire(struct server *s, uint64_t now)
 	end = earlier(observers_until(s), end + SERVER_GRACE_S * SECOND);
 	if (now < end)
 		return end;
+	hear_all(s);
+	if (!is_idle(s))
+		return now;
 	log_line(service->log, FTMEM_LOG_INFO,
 	         "expired after %u s without a rank: %llu bytes freed", service->expire_s,
 	         (unsigned long long)store_bytes(service->store));

@@ -13,6 +13,7 @@
 
 #include "error.h"
 #include "slot.h"
+#include "smp/reap.h"
 
 #define SEALS      (F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
 /* Nobody could write snapshots there. */
@@ -23,6 +24,7 @@
 struct store {
 	char job[FTMEM_NAME_MAX + 1];
 	struct process_table *table;
+	struct reap *reap; /* from the first time that arenas are retired; or NULL */
 	struct store_entry *entry;
 	uint32_t count, room, limit;
 	uint64_t generation, asks;
@@ -66,14 +68,16 @@ static bool holds(const struct holder *a, const struct holder *b)
 	return a->process ? a->process == b->process : a->connection == b->connection;
 }
 
-static void remove_at(struct store *s, uint32_t index)
+/* The caller has the descriptor. */
+static int take_out(struct store *s, uint32_t index)
 {
 	struct store_entry *e = &s->entry[index];
+	int fd = e->fd;
 
 	lease_end(s, e);
-	close(e->fd);
 	*e = s->entry[--s->count];
 	s->generation++;
+	return fd;
 }
 
 void store_free(struct store *s)
@@ -81,6 +85,7 @@ void store_free(struct store *s)
 	if (!s)
 		return;
 	store_forget(s);
+	reap_free(s->reap);
 	free(s->entry);
 	free(s);
 }
@@ -132,6 +137,15 @@ static struct store_entry *find(const struct store *s, uint64_t epoch, uint32_t 
 {
 	for (uint32_t i = 0; i < s->count; i++)
 		if (s->entry[i].epoch == epoch && s->entry[i].rank == rank)
+			return &s->entry[i];
+	return NULL;
+}
+
+/* What lies in that memory, whatever it is called. */
+static const struct store_entry *find_memory(const struct store *s, const struct stat *st)
+{
+	for (uint32_t i = 0; i < s->count; i++)
+		if (s->entry[i].dev == st->st_dev && s->entry[i].ino == st->st_ino)
 			return &s->entry[i];
 	return NULL;
 }
@@ -212,6 +226,9 @@ static int reserve(struct store *s)
 	struct store_entry *more;
 	uint32_t room = s->room ? s->room * 2 : 16;
 
+	/* What was retired may have the descriptors still. */
+	if (s->count < s->limit && s->limit - s->count <= reap_waiting(s->reap))
+		reap_finish(s->reap);
 	if (s->count >= s->limit)
 		return error_set(FTMEM_ENOMEM, "ftmem-smp holds %u arenas and takes no more",
 		                 s->count);
@@ -339,8 +356,10 @@ int store_adopt(struct store *s, uint64_t epoch, uint32_t rank, int fd, const st
 
 	*pid = 0;
 	rc = check_adopted(s, epoch, rank, fd, &st);
-	if (!rc && e && (e->dev != st.st_dev || e->ino != st.st_ino))
-		rc = error_set(FTMEM_EINVAL, "other memory is held for rank %u, epoch %llu already",
+	if (!rc && e != find_memory(s, &st))
+		rc = error_set(FTMEM_EINVAL,
+		               e ? "other memory is held for rank %u, epoch %llu already"
+		                 : "the memory for rank %u, epoch %llu is held for another",
 		               rank, (unsigned long long)epoch);
 	if (!rc)
 		rc = e ? may_lease(e, holder, pid) : reserve(s);
@@ -393,21 +412,31 @@ int store_drop(struct store *s, uint64_t epoch, uint32_t rank, const struct hold
 		return none(epoch, rank);
 	rc = may_lease(e, holder, pid);
 	if (!rc)
-		remove_at(s, (uint32_t)(e - s->entry));
+		close(take_out(s, (uint32_t)(e - s->entry)));
 	return rc;
+}
+
+/* Without the thread it takes as long as it takes. */
+static void give_to_reap(struct store *s, int fd)
+{
+	if (s->reap || reap_new(&s->reap) == 0)
+		reap_close(s->reap, fd);
+	else
+		close(fd);
 }
 
 void store_retire(struct store *s, uint64_t epoch)
 {
 	for (uint32_t i = s->count; i-- > 0;)
 		if (s->entry[i].epoch < epoch)
-			remove_at(s, i);
+			give_to_reap(s, take_out(s, i));
 }
 
 void store_forget(struct store *s)
 {
 	while (s->count)
-		remove_at(s, s->count - 1);
+		close(take_out(s, s->count - 1));
+	reap_finish(s->reap);
 }
 
 void store_process_ended(struct store *s, const struct process *process)

@@ -100,7 +100,8 @@ int store_release(struct store *s, uint64_t epoch, uint32_t rank, const struct h
 /* EINVAL: no such arena. EATTACHED: another holds it. */
 int store_drop(struct store *s, uint64_t epoch, uint32_t rank, const struct holder *holder,
                int32_t *pid);
-/* Frees all arenas of epochs below epoch. */
+/* Removes all arenas of epochs below epoch. Their memory is freed by a thread (reap.h): soon,
+ * and before store_forget() or store_free() returns. */
 void store_retire(struct store *s, uint64_t epoch);
 /* Frees all. */
 void store_forget(struct store *s);

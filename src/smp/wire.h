@@ -30,7 +30,7 @@ enum wire_op {
 	WIRE_ADOPT,     /* epoch, rank: request carries the descriptor; leases it */
 	WIRE_RELEASE,   /* epoch, rank: ends the lease */
 	WIRE_DROP,      /* epoch, rank: frees the arena */
-	WIRE_RETIRE,    /* epoch: frees all arenas of smaller epochs */
+	WIRE_RETIRE,    /* epoch: removes all arenas of smaller epochs */
 	WIRE_FORGET,    /* frees all arenas */
 	WIRE_STOP,      /* flags: frees all and ends the process */
 	WIRE_BYE,       /* ends all leases taken on this connection */

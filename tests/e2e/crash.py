@@ -15,6 +15,7 @@ import argparse
 import collections
 import concurrent.futures
 import json
+import os
 import pathlib
 import random
 import re
@@ -25,7 +26,8 @@ import time
 
 import crash_cases
 import crash_report
-from harness import Failure, Job, add_arguments, end_on_sigterm, expect, natural, \
+from endings import Orphans
+from harness import Failure, Job, add_arguments, end_on_sigterm, expect, groups_of, natural, \
     processes_of, programs, wait_for
 
 # Rank processes are gone so soon after mpirun has ended.
@@ -68,10 +70,10 @@ class Trial:
         for node in nodes:
             self.job.kill_smp(node)
 
-    def choose(self, count):
+    def choose(self, count, among=None):
         """Nodes to lose: rather those that were not lost before."""
         serving = self.job.status()
-        nodes = [n for n in dict.fromkeys(self.job.nodes) if n in serving]
+        nodes = [n for n in among or dict.fromkeys(self.job.nodes) if n in serving]
         self.random.shuffle(nodes)
         nodes.sort(key=lambda n: "-" in n)
         return nodes[:count]
@@ -99,14 +101,15 @@ class Trial:
             self.job.nodes = self.job.nodes[1:] + self.job.nodes[:1]
         floor = self.job.committed()
         before = collections.Counter(self.job.fired())
-        self.last = self.job.run("--steps", steps, *self.case.options, *act.options,
-                                 fault=act.fault or None)
+        self.last = self.job.run("--steps", steps, "--group-nodes", self.case.group_nodes,
+                                 *self.case.options, *act.options, fault=act.fault or None)
         wait_for(lambda: not processes_of(self.job.folder), GONE_S,
                  "all ranks are gone after mpirun has ended")
         self.check_end(act, collections.Counter(self.job.fired()) - before)
         self.check_restored(act, floor)
         expect(not act.dropped or act.dropped not in self.job.all_committed(),
                f"version {act.dropped} was committed")
+        self.lose(dict.fromkeys(self.job.nodes[rank] for rank in act.lose_of))
         if act.lose:
             self.lose(self.choose(act.lose))
 
@@ -116,10 +119,8 @@ class Trial:
         wanted = sorted(filter(None, act.fault.split(",")))
         fired = sorted(fired.elements())
         expect(fired == wanted, f"went wrong: {fired}, wanted: {wanted}")
-        status = self.last.status
-        good = {"ok": status == 0, "lost": status == 5, "failed": status == 3,
-                "crash": status != 0, "any": True}[act.end]
-        expect(good, f"mpirun ended with status {status}, expected: {act.end}")
+        expect(self.last.status in crash_cases.ENDS[act.end],
+               f"mpirun ended with status {self.last.status}, expected: {act.end}")
         for node in self.hidden.values() if act.end == "lost" else ():
             expect(f"{node}," in self.last.text or f"{node}:" in self.last.text,
                    f"the refusal does not name node {node}")
@@ -161,7 +162,8 @@ class Trial:
         if not self.lose_again:
             return
         committed = self.job.committed()
-        nodes = self.choose(self.case.parity)
+        groups = groups_of(self.job.nodes, self.case.group_nodes, self.case.parity)
+        nodes = [n for group in groups for n in self.choose(self.case.parity, group)]
         self.lose(nodes)
         self.run(crash_cases.Act("", "ok"), 0)
         expect(self.history[-1] == committed,
@@ -178,7 +180,7 @@ stop = threading.Event()
 running = set()
 
 
-def attempt(case, args, lose):
+def attempt(case, args, lose, orphans):
     """The case, result text or None if good, what was restored, seconds; None: not begun."""
     if stop.is_set() or time.monotonic() > args.end:
         return None
@@ -192,6 +194,7 @@ def attempt(case, args, lose):
         problem = str(failure)
     except Exception as failure:  # what a helper thread meets must be told
         problem = f"{type(failure).__name__}: {failure}"
+    problem = "\n    ".join([*orphans.of(trial.job.dir), *([problem] if problem else [])]) or None
     if problem and trial.last:
         nodes = " ".join(trial.job.nodes)
         problem += f"\n    run {trial.job.runs} of {nodes}:\n{trial.last.tail()}"
@@ -248,15 +251,17 @@ def choose(args, outcomes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--full", action="store_true", help="the whole matrix")
+    parser.add_argument("--full", action="store_true",
+                        default=bool(os.environ.get("FTMEM_TEST_FULL")),
+                        help="the whole matrix; so with FTMEM_TEST_FULL=1")
     parser.add_argument("--sample", type=int, default=0, metavar="N",
                         help="so many cases of the rest of the matrix too, chosen by the seed")
     parser.add_argument("--case", action="append", default=[], metavar="TEXT",
                         help="only the case of this name, or those whose name contains it")
     parser.add_argument("--list", action="store_true", help="only print the cases")
     parser.add_argument("--jobs", type=int, default=2, help="cases at once (default 2)")
-    parser.add_argument("--seed", type=int, default=1,
-                        help="of the sample, and of the choice of nodes to lose")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32),
+                        help="of the sample, and of the choice of nodes to lose; default: random")
     parser.add_argument("--results", metavar="FILE", help="note there how each case ended")
     parser.add_argument("--resume", action="store_true",
                         help="without the cases that ended well by that file")
@@ -282,9 +287,10 @@ def main():
           flush=True)
     args.end = begin + args.seconds
     failed = left = 0
+    orphans = Orphans(args.smp)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         try:
-            futures = [pool.submit(attempt, case, args, lose_all or i % 4 == 0)
+            futures = [pool.submit(attempt, case, args, lose_all or i % 4 == 0, orphans)
                        for i, case in enumerate(cases)]
             for future in concurrent.futures.as_completed(futures):
                 outcome = future.result()
@@ -303,7 +309,10 @@ def main():
     tried = len(cases) - left
     print(f"{tried - failed} of {tried} cases good, {time.monotonic() - begin:.0f} s"
           + (f"; {left} not begun" if left else ""))
-    return 1 if failed else 0
+    crashed = orphans.rest()
+    for text in crashed:
+        print(f"FAILED  {text}, in a case that had ended")
+    return 1 if failed or crashed else 0
 
 
 if __name__ == "__main__":

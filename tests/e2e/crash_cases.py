@@ -11,14 +11,20 @@ last of a run. What is no cell of it has no section.
 import dataclasses
 import itertools
 import random
+import signal
+
+
+# The exit status of mpirun: that of the first rank that ends other than well.
+ENDS = {"ok": {0}, "lost": {5}, "failed": {3}, "crash": {128 + signal.SIGKILL}, "any": {0, 3}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Act:
     """One mpirun with something going wrong in it."""
     fault: str = ""
-    end: str = "crash"     # how mpirun ends: crash, ok, lost (refused), failed, any
+    end: str = "crash"     # how mpirun ends: one of ENDS
     lose: int = 0          # nodes lost besides, once it has ended
+    lose_of: tuple = ()    # and the nodes of these ranks
     hide: int = 0          # nodes replaced before it though their ftmem-smp lives
     show: bool = False     # the hidden ones are back
     permute: bool = False  # ranks on other nodes than before, from now on
@@ -32,6 +38,7 @@ class Case:
     acts: tuple
     nodes: tuple
     parity: int = 1
+    group_nodes: int = 8
     same: bool = False     # replacements have the names of what they replace
     options: tuple = ()    # of the trainer, in all runs
     steps: int = 6         # of a run
@@ -50,6 +57,9 @@ SMALL = names(3)                      # tolerates the loss of one
 LARGE = names(4)                      # with parity 2
 TWO_EACH = ("n0", "n0", "n1", "n1", "n2", "n2")
 UNEQUAL = ("n0", "n1", "n1", "n2")
+TWO_GROUPS = {"nodes": names(6), "group_nodes": 3}   # n0 to n2, n3 to n5
+PAIRS_OF_TWO = {"nodes": tuple(f"n{i // 2}" for i in range(8)), "group_nodes": 2}
+UNEQUAL_GROUPS = {"nodes": names(7), "group_nodes": 3}   # of four and of three
 LARGE_2 = {"nodes": LARGE, "parity": 2, "lose": 1, "at": "-two-lost"}
 
 LAST = 6
@@ -70,9 +80,17 @@ BY_LIVE = ("attach", "reagree", "rebuild", "rebuild-send", "rebuilt", "fill", "b
            "recommit", "reclear", "retire", "restored")
 # With one node lost, parity 1 lets another one go only when it is whole again.
 BY_WHOLE = ("before-recommit", "recommit", "reclear", "retire", "restored")
+# By one of a group that lost nothing.
+BY_OTHERS = ("attach", "reagree", "rebuilt", "fill", "before-recommit", "recommit", "reclear",
+             "retire", "restored")
 # By the rank whose slot is mended, by another one.
-MEND = ("rebuilt", "before-reprepare", "reprepare", "before-recommit", "recommit", "retire")
-MEND_LIVE = ("verify", "rebuild", "rebuild-send", "before-recommit", "recommit", "retire")
+MEND = ("reagree", "refill", "rebuilt", "before-reprepare", "reprepare", "before-recommit",
+        "recommit", "reclear", "retire")
+MEND_LIVE = ("reagree", "verify", "rebuild", "rebuild-send", "before-recommit", "recommit",
+             "reclear", "retire")
+# What else they count was passed when the job started.
+MEND_COUNT = {"retire": {1: 2, 3: 2, LAST: 2}, "reagree": {1: 14, 3: 24, LAST: 36},
+              "reclear": {1: 3}}
 MOVE = ("match", "create", "reagree", "verify", "plan", "move", "fill", "move-send", "refill",
         "recopy", "retell", "reexchange", "reencode", "retrailer", "before-reprepare", "reprepare",
         "revote", "before-recommit", "recommit", "retire", "restored")
@@ -86,7 +104,7 @@ SECTIONS = {
                  "before-reprepare", "reprepare", *BY_WHOLE),
     "move": MOVE,
     "epoch": (*SEAL, *SNAPSHOT, "retire"),
-    "repair": ("verify", "rebuild", "rebuild-send", *MEND),
+    "repair": ("reagree", "verify", "refill", "rebuild", "rebuild-send", *MEND[2:]),
 }
 
 
@@ -115,6 +133,48 @@ def all_killed(version):
     """All ranks, but no ftmem-smp."""
     at = ("after-commit", LAST) if version == LAST else ("copy", version + 1)
     return Act(fault(at[0], "kill-job", 0, at[1]))
+
+
+# --- two groups ---
+
+
+def both_groups(point, version, ranks=(1, 4)):
+    """The nodes of two ranks of different groups are lost at one point: one rank stands still
+    there until the other's node is killed."""
+    return Act(f"{fault(point, 'stop', ranks[1], version)},"
+               f"{fault(point, 'kill-node', ranks[0], version)}", lose_of=ranks[1:])
+
+
+def group_cells():
+    """Besides the cells with one group: as much is lost in each group as parity covers."""
+    for point in SNAPSHOT:
+        yield Case(f"{point}@3-kill-node-both-groups", (both_groups(point, 3),), **TWO_GROUPS,
+                   section="version", point=point, what="kill-node", version=3)
+    for point in ("exchange", "after-prepare", "after-commit"):
+        yield Case(f"{point}@3-kill-node-unequal-groups", (both_groups(point, 3, (1, 5)),),
+                   **UNEQUAL_GROUPS, section="version", point=point, what="kill-node", version=3)
+        yield Case(f"{point}@3-kill-node-groups-of-two", (both_groups(point, 3, (2, 6)),),
+                   **PAIRS_OF_TWO, section="version", point=point, what="kill-node", version=3)
+        act = dataclasses.replace(both_groups(point, 3), lose_of=(4, 2, 5))
+        yield Case(f"{point}@3-kill-node-both-groups-m2", (act,), parity=2, **TWO_GROUPS,
+                   section="version", point=point, what="kill-node", version=3)
+    lost = both_groups("exchange", 4)
+    for point in BY_LOST:
+        yield Case(f"recovery-{point}@3-kill-node-both-groups", (lost, both_groups(point, None)),
+                   **TWO_GROUPS, section="recovery", point=point, what="kill-node", version=3,
+                   restores=3)
+    # The other group lost nothing, and waits.
+    for point, what in itertools.product(BY_OTHERS, KILLS):
+        yield recovery_case(point, what, 3, 4, at="-two-groups", **TWO_GROUPS)
+    for point in BY_LOST:
+        yield recovery_case(point, "kill-node", 3, 1, at="-two-groups", **TWO_GROUPS)
+    for point, what in itertools.product(("reagree", "verify", *BY_WHOLE[:2]), KILLS):
+        yield repair_case(point, what, 3, 4, at="-two-groups", **TWO_GROUPS)
+    # Those who meet in new groups were in others.
+    for point in MOVE:
+        act = dataclasses.replace(both_groups(point, None), permute=True)
+        yield Case(f"move-{point}@3-kill-node-both-groups", (all_killed(3), act), **TWO_GROUPS,
+                   section="move", point=point, what="kill-node", version=3, restores=3)
 
 
 # --- the sections ---
@@ -188,8 +248,8 @@ def epoch_case(point, what, version, rank=1):
 
 def repair_case(point, what, version, rank=1, at="", **more):
     """Rank 1's memory of that version is spoilt while the job runs, and mended."""
-    act = Act(fault(point, what, rank, count=2 if point == "retire" else None), end_of(what),
-              options=("--repair", version))
+    act = Act(fault(point, what, rank, count=MEND_COUNT.get(point, {}).get(version)),
+              end_of(what), options=("--repair", version))
     return Case(f"repair-{point}@{version}-{what}-r{rank}{at}", (act,), more.pop("nodes", SMALL),
                 section="repair", point=point, what=what, version=version, **more)
 
@@ -252,8 +312,11 @@ def epoch_cells():
 
 def repair_cells():
     for point, what, version in itertools.product(MEND, KILLS, VERSIONS):
-        yield repair_case(point, what, version, 1)
+        if version in MEND_COUNT.get(point, VERSIONS):
+            yield repair_case(point, what, version, 1)
     for point, what, version in itertools.product(MEND_LIVE, KILLS, VERSIONS):
+        if version not in MEND_COUNT.get(point, VERSIONS):
+            continue
         # What rank 1 cannot read counts as lost until it is whole again.
         if what != "kill-node" or point in BY_WHOLE:
             yield repair_case(point, what, version, 0)
@@ -268,28 +331,28 @@ def after_kill_job(name, act):
     return Case(name, (all_killed(3), act), SMALL)
 
 
-def known_to_one(nodes, parity, *what):
+def known_to_one(nodes, parity, *what, at="", **more):
     """One rank knows that version 3 is committed, and trains on; all others are stopped
     before they can note it; then all are killed, and perhaps the memory of that one."""
     faults = [fault("before-commit", "stop", rank, 3) for rank in range(1, len(nodes))]
     faults += [fault("begin-fill", each, 0, 4) for each in what or ("kill-job",)]
-    return Case(f"commit-known-to-one-m{parity}", (Act(",".join(faults)),), nodes, parity,
-                restores=3)
+    return Case(f"commit-known-to-one-m{parity}{at}", (Act(",".join(faults)),), nodes, parity,
+                restores=3, **more)
 
 
-def refused(nodes, parity):
+def refused(nodes, parity, at="", **more):
     """More nodes away than parity covers: refused, and fine when they are back."""
-    return Case(f"too-many-lost-then-back-m{parity}",
+    return Case(f"too-many-lost-then-back-m{parity}{at}",
                 (all_killed(3), Act("", "lost", hide=parity + 1), Act("", "ok", show=True)),
-                nodes, parity, restores=3)
+                nodes, parity, restores=3, **more)
 
 
 def stopped():
     """Peers wait for a rank that is stopped: mostly waiting, so they come first."""
     few = {"options": ("--timeout-ms", 5000)}
-    yield Case("exchange-stop", (Act(fault("exchange", "stop", 1, 3), **few),), SMALL)
+    yield Case("exchange-stop", (Act(fault("exchange", "stop", 1, 3), "failed", **few),), SMALL)
     for count in (1, 4, 8):
-        yield Case(f"agree-fails-{count}", (Act(f"agree:1:{count}:fail", **few),), SMALL)
+        yield Case(f"agree-fails-{count}", (Act(f"agree:1:{count}:fail", "failed", **few),), SMALL)
 
 
 def others():
@@ -300,10 +363,12 @@ def others():
     yield known_to_one(LARGE, 2, "kill-smp", "kill-job")
     yield refused(SMALL, 1)
     yield refused(LARGE, 2)
+    yield known_to_one(names(6), 1, "kill-smp", "kill-job", at="-two-groups", group_nodes=3)
+    yield refused(names(6), 1, at="-of-one-group", group_nodes=3)
     yield Case("exchange-kill-rank-async", (Act("exchange:1:40:kill-rank"),), SMALL,
                options=("--async", "--step-ms", 3), steps=2000)
-    yield Case("exchange-fails", (Act(fault("exchange", "fail", 1, 3)),), SMALL)
-    yield Case("vote-fails", (Act("vote@3:1:1:fail"),), SMALL)
+    yield Case("exchange-fails", (Act(fault("exchange", "fail", 1, 3), "failed"),), SMALL)
+    yield Case("vote-fails", (Act("vote@3:1:1:fail", "failed"),), SMALL)
     yield Case("retire-fails", (Act("retire:1:1:fail", "ok"),), SMALL, restores=6)
     yield Case("create-fails", (Act("create:1:1:fail", "failed"),), SMALL)
     yield Case("touch-fails", (Act("touch:1:1:fail", "failed"),), SMALL)
@@ -317,14 +382,18 @@ def full():
     """The whole matrix."""
     return list(itertools.chain(stopped(), others(), start_cells(), version_cells(),
                                 recovery_cells(), move_cells(), epoch_cells(),
-                                repair_cells()))
+                                repair_cells(), group_cells()))
 
 
 # --- what CI runs ---
 
 CI_OTHERS = ("exchange-stop", "agree-fails-4", "copy@3-flip", "commit-known-to-one-m1",
              "commit-known-to-one-m2", "too-many-lost-then-back-m1", "too-many-lost-then-back-m2",
-             "exchange-kill-rank-async", "touch-fails", "attach-fails", "retire-fails")
+             "exchange-kill-rank-async", "touch-fails", "attach-fails", "retire-fails",
+             "exchange@3-kill-node-both-groups", "before-commit@3-kill-node-both-groups",
+             "recovery-rebuilt@3-kill-node-both-groups",
+             "recovery-reagree@3-kill-node-r4-two-groups",
+             "move-recommit@3-kill-node-both-groups")
 
 
 # Points that these sections share with others, passed by the same code.

@@ -11,11 +11,13 @@
  *   <folder>/committed.<rank>                a line "version run", once it is known
  *   <folder>/result.<run>.<rank>             "restored VERSION" or "restored fresh"
  *   <folder>/failed.<run>.<rank>             with --farewell, when the library failed: what
- *                                            it said, then "closed" after ftmem_close()
+ *                                            it said, when (of CLOCK_MONOTONIC), then "closed"
+ *                                            after ftmem_close()
  *   <folder>/wrong                           what must never be (status 4 or 6)
  *
  * With --prove, after the restore and after the last step, the memory of every set of nodes
- * that parity covers is spoilt in turn: what is stored must come back each time.
+ * that parity covers, so many of each group, is spoilt in turn: what is stored must come back
+ * each time.
  *
  * With --repair VERSION, rank 1's memory of that version is spoilt once it is committed, and
  * ftmem_repair() called.
@@ -72,6 +74,8 @@ static void say_farewell(const struct trainer *t, int rc, const char *what)
 	snprintf(line, sizeof(line), "%s: %s: %s", what, ftmem_strerror(rc), ftmem_errmsg());
 	append(t, file, line);
 	begin = clock_ns();
+	snprintf(line, sizeof(line), "told at %" PRIu64 " ns", begin);
+	append(t, file, line);
 	ftmem_close(t->ft);
 	snprintf(line, sizeof(line), "closed in %" PRIu64 " ms", (clock_ns() - begin) / 1000000u);
 	append(t, file, line);
@@ -264,6 +268,7 @@ static void protect(struct trainer *t)
 	opts.job = t->job;
 	opts.node = t->node[t->rank];
 	opts.parity = t->parity;
+	opts.group_nodes = t->group_nodes;
 	opts.block_bytes = 16384;
 	opts.timeout_ms = t->timeout_ms;
 	check(t, ftmem_open(&opts, &t->ft), "ftmem_open");
@@ -427,6 +432,7 @@ static void parse(struct trainer *t, int argc, char **argv)
 		{"steps", required_argument, NULL, 's'},
 		{"nodes", required_argument, NULL, 'n'},
 		{"parity", required_argument, NULL, 'p'},
+		{"group-nodes", required_argument, NULL, 'G'},
 		{"bytes", required_argument, NULL, 'b'},
 		{"timeout-ms", required_argument, NULL, 't'},
 		{"grow", required_argument, NULL, 'g'},
@@ -456,6 +462,7 @@ static void parse(struct trainer *t, int argc, char **argv)
 		case 'g': t->grow = strtoull(optarg, NULL, 10); break;
 		case 'b': t->bytes = strtoull(optarg, NULL, 10); break;
 		case 'p': t->parity = (uint32_t)strtoul(optarg, NULL, 10); break;
+		case 'G': t->group_nodes = (uint32_t)strtoul(optarg, NULL, 10); break;
 		case 't': t->timeout_ms = (uint32_t)strtoul(optarg, NULL, 10); break;
 		case 'w': t->step_ms = (uint32_t)strtoul(optarg, NULL, 10); break;
 		case 'v': t->wait_ms = (uint32_t)strtoul(optarg, NULL, 10); break;

@@ -20,7 +20,7 @@ struct head {
 struct trainer {
 	const char *folder, *job, *hold;
 	char *nodes, *node[RANKS_MAX];
-	uint32_t parity, timeout_ms, wait_ms, step_ms;
+	uint32_t parity, group_nodes, timeout_ms, wait_ms, step_ms;
 	uint64_t run, steps, grow, repair, bytes;
 	bool async, farewell, prove;
 	int rank, ranks;
@@ -54,7 +54,8 @@ void whole_check(struct trainer *t);
 void whole_repair(struct trainer *t, uint64_t version);
 /* Whether an ftmem-smp of this node says that it has this rank's memory. */
 bool whole_held(const struct trainer *t);
-/* With --prove: what is stored, without each set of as many nodes as parity covers. */
+/* With --prove: what is stored, without each set of as many nodes of each group as parity
+ * covers. */
 void whole_prove(struct trainer *t);
 
 #endif

@@ -162,24 +162,30 @@ static void prove_without(struct trainer *t, bool lost, uint64_t version)
 	free(was);
 }
 
+/* Whether so many of each group's nodes are in the set: a bit each, as the map numbers them. */
+static bool covered(const struct map *map, uint64_t lost)
+{
+	for (uint32_t g = 0; g < map->groups; g++) {
+		uint32_t count = 0;
+
+		for (uint32_t i = 0; i < map->nodes; i++)
+			count += map->node[i].group == g && (lost >> i & 1);
+		if (count != map->parity)
+			return false;
+	}
+	return true;
+}
+
 void whole_prove(struct trainer *t)
 {
+	const struct map *map = t->ft->map;
 	struct ftmem_stats stats = FTMEM_STATS_INIT;
-	int number[RANKS_MAX], nodes = 0, mine = 0;
+	uint32_t mine = map->node_of_rank[t->rank];
 
 	if (!t->prove)
 		return;
-	for (int i = 0; i < t->ranks; i++) {
-		int j = 0;
-
-		while (strcmp(t->node[j], t->node[i]) != 0)
-			j++;
-		number[i] = j == i ? nodes++ : number[j];
-		if (i == t->rank)
-			mine = number[i];
-	}
 	check(t, ftmem_stats(t->ft, &stats), "ftmem_stats");
-	for (uint64_t lost = 0; stats.stored && lost < UINT64_C(1) << nodes; lost++)
-		if (__builtin_popcountll(lost) == (int)t->parity)
+	for (uint64_t lost = 0; stats.stored && lost < UINT64_C(1) << map->nodes; lost++)
+		if (covered(map, lost))
 			prove_without(t, lost >> mine & 1, stats.newest);
 }

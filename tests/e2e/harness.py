@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Jobs for tests: mpirun with a deadline, in a folder of their own, nothing left behind."""
+"""Jobs for tests: mpirun with a deadline, in a folder of their own, nothing left behind; and
+what tests of several programs do with them."""
 import argparse
 import json
 import os
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import endings
 
 JOB = "fault"
 RUN_S = 240.0         # no mpirun of these tests takes so long
@@ -67,6 +70,16 @@ def kill(pid, sig=signal.SIGKILL):
         os.kill(pid, sig)
     except ProcessLookupError:
         pass
+
+
+def groups_of(nodes, aim, parity):
+    """The nodes of each group, as docs/architecture.md has it: neighbours in the order of their
+    ranks, groups of near-equal size around the aim, each able to lose so many."""
+    nodes = list(dict.fromkeys(nodes))
+    count = max(1, min((len(nodes) + aim // 2) // aim, len(nodes) // (parity + 1)))
+    size, more = divmod(len(nodes), count)
+    ends = [(i + 1) * size + min(i + 1, more) for i in range(count)]
+    return [nodes[begin:end] for begin, end in zip([0, *ends], ends)]
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -127,6 +140,7 @@ class Job:
         env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         # Two mpirun that end and start in one such folder get in each other's way.
         env.update(OMPI_MCA_orte_tmpdir_base=str(self.root))
+        env.update(endings.ENVIRONMENT)
         if self.quick:
             # The transports of one machine alone; no second between SIGTERM and SIGKILL.
             env.update(OMPI_MCA_pml="ob1", OMPI_MCA_btl="self,vader",
@@ -154,13 +168,14 @@ class Job:
         return self.process
 
     def wait(self, seconds=RUN_S):
-        """Until mpirun ends. It not ending is a failure."""
+        """Until mpirun ends. It not ending is a failure, and so is a rank that crashed."""
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             text = self.output()
             self.kill_trainers()
             raise Failure(f"mpirun hung for {seconds:.0f} s\n{Result(0, text, 0).tail()}") from None
+        self.expect_no_crash()
         return Result(status, self.output(), time.monotonic() - self.started)
 
     def run(self, *options, fault=None, **env):
@@ -169,6 +184,10 @@ class Job:
 
     def output(self):
         return self.log.read_text(errors="replace")
+
+    def expect_no_crash(self):
+        crash = endings.crash(self.output())
+        expect(not crash, f"a rank crashed: {crash}\n{Result(0, self.output(), 0).tail()}")
 
     def kill_trainers(self):
         """mpirun and all its ranks."""
@@ -257,3 +276,114 @@ def end_on_sigterm():
 
 def natural(text):
     return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", text)]
+
+
+# --- memory of ftmem-smp ---
+
+def descriptors(pid):
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+        except FileNotFoundError:
+            pass
+    return found
+
+
+def memory_of(pid):
+    """Device and inode of each memfd it holds."""
+    found = set()
+    for number, target in descriptors(pid).items():
+        if target.startswith("/memfd:"):
+            info = os.stat(f"/proc/{pid}/fd/{number}")
+            found.add((info.st_dev, info.st_ino))
+    return found
+
+
+def holders(memory):
+    """Processes that still hold or map one of these memfds."""
+    found = set()
+    inodes = {str(inode) for _, inode in memory}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if memory & memory_of(entry):
+                found.add(int(entry))
+            for line in pathlib.Path(f"/proc/{entry}/maps").read_text().splitlines():
+                if "/memfd:" in line and line.split()[4] in inodes:
+                    found.add(int(entry))
+        except OSError:
+            pass
+    return found
+
+
+def smp_memory(job):
+    return set().union(*(memory_of(site["pid"]) for site in job.status().values()))
+
+
+def expect_nothing_left(job, memory):
+    left = processes_of(job.root)
+    expect(not left, f"processes are left: {left}")
+    files = [str(p) for p in job.dir.iterdir()] if job.dir.exists() else []
+    expect(not files, f"files are left: {files}")
+    held = holders(memory)
+    expect(not held, f"memory is still held by {held}")
+
+
+# --- runs of fault_trainer, ftmem-smp by hand ---
+
+def smp(job, *options, node="n0", **more):
+    return subprocess.Popen([job.args.smp, "--job", job.name, "--node", node, "--dir",
+                             str(job.dir), *options], env=job.environment(), text=True,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, **more)
+
+
+def train(job, *options, **env):
+    """A run that must be good; returns what was restored."""
+    done = job.run("--steps", 3, *options, **env)
+    expect(done.status == 0, f"the run ended with status {done.status}\n{done.tail()}")
+    versions, ranks = job.restored()
+    expect(ranks == len(job.nodes) and len(versions) == 1, f"ranks restored {versions}")
+    return versions.pop()
+
+
+def pids(job):
+    """Of the ranks of the run under way, once all have begun."""
+    def all_there():
+        found = [int(lines[0].split()[0]) for lines in job.lines("pid.*").values() if lines]
+        return found if len(found) == len(job.nodes) else None
+    return wait_for(all_there, 20, "all ranks have begun")
+
+
+def start_held(job, *options, **env):
+    """Starts a run that does its steps and then waits."""
+    job.start("--steps", 3, "--hold", "go", *options, **env)
+    wait_for(lambda: len(job.lines("holding.*")) == len(job.nodes) or
+             job.process.poll() is not None, 30, "all ranks have done their steps")
+    expect(job.process.poll() is None, f"the run ended:\n{Failure(job.output())}")
+
+
+def let_go(job):
+    (job.folder / "go").touch()
+    done = job.wait()
+    (job.folder / "go").unlink()
+    for path in job.folder.glob("holding.*"):
+        path.unlink()
+    return done
+
+
+def survives(job, end):
+    """Ends mpirun in the middle of training with end(process), then goes on."""
+    job.start("--steps", 100000, "--step-ms", 5)
+    wait_for(lambda: job.committed() >= 5, 20, "versions are committed")
+    before = {node: site["pid"] for node, site in job.status().items()}
+    expect(set(before) == set(job.nodes), f"ftmem-smp of {set(before)} only")
+    end(job.process)
+    job.process.wait(30)
+    job.expect_no_crash()
+    wait_for(lambda: not processes_of(job.folder), 10, "all ranks are gone")
+    committed = job.committed()
+    after = {node: site["pid"] for node, site in job.status().items()}
+    expect(before == after, f"ftmem-smp were {before}, are {after}")
+    version = train(job)
+    expect(version != "fresh" and version >= committed, f"restored {version} after {committed}")

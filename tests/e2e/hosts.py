@@ -4,10 +4,9 @@
 
 Each test starts scripts/netns.sh, which runs this program again among the hosts. After
 each, nothing of it may be left on the machine. Where hosts cannot be made, that is said,
-and the status is 77; if FTMEM_REQUIRE_NETNS is set, it is a failure.
+and the status is 77; if FTMEM_REQUIRE_ALL is set, it is a failure.
 """
 import argparse
-import concurrent.futures
 import os
 import pathlib
 import re
@@ -19,17 +18,15 @@ import sys
 import tempfile
 import time
 
+import cases
 import hosts_cut
+from cases import Skipped
 from harness import RUN_S, Failure, end_on_sigterm, expect, wait_for
 from hosts_lab import JOB, Faults, Run, carried, lose, names, output_of, queues
 
 STEPS = 40
 LOSE_AT = 12
 DELAY_MS = 2
-
-
-class Skipped(Exception):
-    """What a test needs is not to be had here."""
 
 
 # --- among the hosts: netns.sh has set the environment ---
@@ -263,18 +260,6 @@ TESTS = [cut_rebuild, host, slow, cut_exchange, cut_vote, frozen, split, cut_sho
 ALONE = [delay]
 
 
-def attempt(test, args):
-    """ok, SKIPPED or FAILED, why or what it printed, and how long it took."""
-    begin = time.monotonic()
-    try:
-        result, why = "ok", test(args)
-    except Skipped as reason:
-        result, why = "SKIPPED", str(reason)
-    except Exception as failure:
-        result, why = "FAILED", f"{type(failure).__name__}: {failure}"
-    return result, why, time.monotonic() - begin
-
-
 def inside(args):
     record_namespaces(args.folder)
     test = globals().get(args.inside) or getattr(hosts_cut, args.inside)
@@ -292,7 +277,7 @@ def parse():
     parser.add_argument("--gpt", required=True, help="the program train_gpt")
     parser.add_argument("--trainer", required=True, help="the program fault_trainer")
     parser.add_argument("--mpirun", default="mpirun")
-    parser.add_argument("--case", action="append", default=[], help="only tests of this name")
+    cases.add_argument(parser)
     parser.add_argument("--jobs", type=int, default=4, help="tests at a time (4): most wait")
     parser.add_argument("--inside", help="used by this program itself")
     parser.add_argument("--folder", type=pathlib.Path, help="with --inside")
@@ -304,24 +289,7 @@ def main():
     if args.inside:
         return inside(args)
     end_on_sigterm()
-    # Tests that may have to be skipped are run by name alone.
-    tests = [t for t in TESTS + ALONE if t.__name__ in args.case] or TESTS
-    results = []
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        running = {pool.submit(attempt, test, args): test for test in tests}
-        for future in concurrent.futures.as_completed(running):
-            result, why, seconds = future.result()
-            results.append(result)
-            print(f"{result:7}  {running[future].__name__:12} {seconds:5.1f} s", flush=True)
-            for line in why.splitlines():
-                print(f"    {line}", flush=True)
-    print(f"{results.count('ok')} of {len(tests)} good")
-    if "SKIPPED" in results and os.environ.get("FTMEM_REQUIRE_NETNS"):
-        print("FTMEM_REQUIRE_NETNS is set: skipping is a failure")
-        return 1
-    if "FAILED" in results:
-        return 1
-    return 77 if "SKIPPED" in results else 0
+    return cases.run(cases.choose(args, TESTS, ALONE), lambda test: test(args), args.jobs)
 
 
 if __name__ == "__main__":

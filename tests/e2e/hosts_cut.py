@@ -30,9 +30,10 @@ def cut_at(faults, hosts, fault, how, *options):
     before = keepers()
     run = faults.start_short(hosts, 6, *options, fault=f"{fault}:stop")
     pid = faults.await_stop(1, run)
+    since = time.monotonic_ns()
     how(hosts[1])
     os.kill(pid, signal.SIGCONT)
-    said = faults.farewells(run, range(len(hosts)))
+    said = faults.farewells(run, range(len(hosts)), since)
     faults.end(run)
     after = keepers()
     for host, pids in before.items():
@@ -103,10 +104,11 @@ def network_is_split(args):
     faults = Faults(args)
     before = faults.start_short(hosts, 6, fault="exchange@3:1:4:stop,exchange@3:2:4:stop")
     stopped = [faults.await_stop(rank, before) for rank in (1, 2)]
+    since = time.monotonic_ns()
     split(far)
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
-    said = faults.farewells(before, range(4))
+    said = faults.farewells(before, range(4), since)
     expect_named(said, lambda rank: {r: hosts[r] for r in ((2, 3) if rank < 2 else (0, 1))})
     faults.end(before)
 
@@ -140,10 +142,11 @@ def frozen_host_is_replaced_and_comes_back(args):
     faults = Faults(args)
     run = faults.start_short(hosts, 1000, "--step-ms", 20)
     faults.await_committed(3, run)
+    since = time.monotonic_ns()
     found = freeze(hosts[2])
     expect({"fault_trainer", "ftmem-smp"} <= set(found.values()), f"{hosts[2]} ran {found}")
     live = [0, 1, 3]
-    said = faults.farewells(run, live)
+    said = faults.farewells(run, live, since)
     expect_named(said, lambda _: {2: hosts[2]})
     faults.end(run, [hosts[rank] for rank in live])
     faults.restore([*hosts[:2], spare, hosts[3]], 3)

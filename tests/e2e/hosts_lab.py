@@ -8,13 +8,15 @@ import re
 import signal
 import socket
 import subprocess
-import time
 
+from endings import ENVIRONMENT, crash
 from harness import RUN_S, Failure, alive, expect, kill, wait_for
 
 JOB = "hosts"
 # Of a job whose peers are out of reach; every wait of the library follows from it.
 TIMEOUT_MS = 2000
+# From a cut until ranks are told, and for ftmem_close(): no hang, however busy the machine.
+PATIENCE_S = 15 * TIMEOUT_MS / 1000
 
 
 def names():
@@ -159,7 +161,7 @@ class Run:
             self.process = subprocess.Popen(
                 [*at, args.mpirun, "--host", ",".join(hosts), *map(str, words)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})})
+                env={**os.environ, **ENVIRONMENT, **(env or {})})
 
     def text(self):
         return self.log.read_text(errors="replace")
@@ -169,9 +171,15 @@ class Run:
 
     def wait(self):
         try:
-            return self.process.wait(RUN_S)
+            status = self.process.wait(RUN_S)
         except subprocess.TimeoutExpired:
             raise Failure(f"mpirun hung for {RUN_S:.0f} s\n{self.tail()}") from None
+        self.expect_no_crash()
+        return status
+
+    def expect_no_crash(self):
+        found = crash(self.text())
+        expect(not found, f"a rank crashed: {found}\n{self.tail()}")
 
     def succeed(self):
         status = self.wait()
@@ -243,26 +251,29 @@ class Faults:
                 return 0
         return wait_for(stopped, RUN_S, f"rank {rank} has come to the fault")
 
-    def farewells(self, run, ranks):
-        """What the library told each of these ranks, once it has closed there too."""
+    def farewells(self, run, ranks, since):
+        """What the library told each of these ranks, once it has closed there too. since:
+        time.monotonic_ns() when others came out of reach."""
         def told(rank):
             try:
                 return (self.folder / f"failed.{run.number}.{rank}").read_text()
             except FileNotFoundError:
                 return ""
-        begin = time.monotonic()
         try:
             wait_for(lambda: all("\nclosed in" in told(r) for r in ranks), RUN_S,
                      "the library fails in time, and closes, on all ranks")
         except Failure as failure:
             raise Failure(f"{failure}; told: {[told(r) for r in ranks]}\n{run.tail()}") from None
-        lines = {rank: told(rank).splitlines()[0] for rank in ranks}
-        print(f"told after {time.monotonic() - begin:.1f} s:", flush=True)
+        lines = {}
         for rank in ranks:
-            print(f"  rank {rank}: " + "; ".join(told(rank).splitlines()), flush=True)
-        for line in lines.values():
-            expect(re.match(r"ftmem_\w+: (deadline passed|message passing failed): .", line),
-                   f"not told that a peer is out of reach: {line}")
+            lines[rank], at, closed = told(rank).splitlines()
+            late = int(at.split()[2]) - since
+            print(f"rank {rank}, after {late * 1e-9:.1f} s: {lines[rank]}; {closed}", flush=True)
+            expect(0 <= late * 1e-9 <= PATIENCE_S and int(closed.split()[2]) <= PATIENCE_S * 1e3,
+                   f"rank {rank}: told {late * 1e-9:.1f} s after the cut, {closed}")
+            expect(re.match(r"ftmem_\w+: (deadline passed|message passing failed): .",
+                            lines[rank]),
+                   f"not told that a peer is out of reach: {lines[rank]}")
         return lines
 
     def end(self, run, hosts=None):
@@ -274,5 +285,6 @@ class Faults:
                      f"no trainer is left on {host}")
         run.process.kill()
         run.process.wait()
+        run.expect_no_crash()
         for host in hosts or run.hosts:
             end_processes(host, spare=("ftmem-smp",))

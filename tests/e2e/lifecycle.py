@@ -3,7 +3,6 @@
 """How ftmem-smp comes, stays and goes: with mpirun, without it, by hand, by force."""
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -13,21 +12,19 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
 import sys
 import time
 
-from harness import Failure, Job, add_arguments, alive, end_on_sigterm, expect, kill, \
-    processes_of, programs, wait_for
+import cases
+from cases import Skipped
+from endings import adopt
+from harness import Job, add_arguments, alive, descriptors, end_on_sigterm, expect, \
+    expect_nothing_left, kill, let_go, memory_of, pids, processes_of, programs, smp, \
+    smp_memory, start_held, survives, train, wait_for
 
 NODES = ("n0", "n1", "n2")
-RETURN_S = 2.0            # mpirun's, after its ranks' end
-PR_SET_CHILD_SUBREAPER = 36
+RETURN_S = 10.0           # mpirun's, after its ranks' end
 LAUNCHER = re.compile(r"^(OMPI_|PMIX_|PMI|PRTE|ORTE_|SLURM_|HYDRA|MPI_|MPICH)")
-
-
-class Skipped(Exception):
-    """What a test needs is not to be had here."""
 
 
 # --- what the kernel knows of a process ---
@@ -36,89 +33,6 @@ def stat_of(pid):
     """Parent, session and controlling terminal."""
     words = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return {"parent": int(words[1]), "session": int(words[3]), "tty": int(words[4])}
-
-
-def descriptors(pid):
-    found = {}
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
-        except FileNotFoundError:
-            pass
-    return found
-
-
-def memory_of(pid):
-    """Device and inode of each memfd it holds."""
-    found = set()
-    for number, target in descriptors(pid).items():
-        if target.startswith("/memfd:"):
-            info = os.stat(f"/proc/{pid}/fd/{number}")
-            found.add((info.st_dev, info.st_ino))
-    return found
-
-
-def holders(memory):
-    """Processes that still hold or map one of these memfds."""
-    found = set()
-    inodes = {str(inode) for _, inode in memory}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if memory & memory_of(entry):
-                found.add(int(entry))
-            for line in pathlib.Path(f"/proc/{entry}/maps").read_text().splitlines():
-                if "/memfd:" in line and line.split()[4] in inodes:
-                    found.add(int(entry))
-        except OSError:
-            pass
-    return found
-
-
-def smp_memory(job):
-    return set().union(*(memory_of(site["pid"]) for site in job.status().values()))
-
-
-def expect_nothing_left(job, memory):
-    left = processes_of(job.root)
-    expect(not left, f"processes are left: {left}")
-    files = [str(p) for p in job.dir.iterdir()] if job.dir.exists() else []
-    expect(not files, f"files are left: {files}")
-    held = holders(memory)
-    expect(not held, f"memory is still held by {held}")
-
-
-def train(job, *options, **env):
-    """A run that must be good; returns what was restored."""
-    done = job.run("--steps", 3, *options, **env)
-    expect(done.status == 0, f"the run ended with status {done.status}\n{done.tail()}")
-    versions, ranks = job.restored()
-    expect(ranks == len(job.nodes) and len(versions) == 1, f"ranks restored {versions}")
-    return versions.pop()
-
-
-def pids(job):
-    """Of the ranks of the run under way, once all have begun."""
-    def all_there():
-        found = [int(lines[0].split()[0]) for lines in job.lines("pid.*").values() if lines]
-        return found if len(found) == len(job.nodes) else None
-    return wait_for(all_there, 20, "all ranks have begun")
-
-
-def start_held(job, *options, **env):
-    """Starts a run that does its steps and then waits."""
-    job.start("--steps", 3, "--hold", "go", *options, **env)
-    wait_for(lambda: len(job.lines("holding.*")) == len(job.nodes) or
-             job.process.poll() is not None, 30, "all ranks have done their steps")
-    expect(job.process.poll() is None, f"the run ended:\n{Failure(job.output())}")
-
-
-def let_go(job):
-    (job.folder / "go").touch()
-    done = job.wait()
-    (job.folder / "go").unlink()
-    for path in job.folder.glob("holding.*"):
-        path.unlink()
-    return done
 
 
 # --- with mpirun ---
@@ -159,22 +73,6 @@ def smp_keeps_nothing_of_mpirun(job):
         wait_for(lambda pid=site["pid"]: sum(t.startswith("socket:") for t in
                                              descriptors(pid).values()) == 1,
                  5, f"{node}: one socket is left when the clients have gone")
-
-
-def survives(job, end):
-    """Ends mpirun in the middle of training with end(process), then goes on."""
-    job.start("--steps", 100000, "--step-ms", 5)
-    wait_for(lambda: job.committed() >= 5, 20, "versions are committed")
-    before = {node: site["pid"] for node, site in job.status().items()}
-    expect(len(before) == len(NODES), f"ftmem-smp of {set(before)} only")
-    end(job.process)
-    job.process.wait(30)
-    wait_for(lambda: not processes_of(job.folder), 10, "all ranks are gone")
-    committed = job.committed()
-    after = {node: site["pid"] for node, site in job.status().items()}
-    expect(before == after, f"ftmem-smp were {before}, are {after}")
-    version = train(job)
-    expect(version != "fresh" and version >= committed, f"restored {version} after {committed}")
 
 
 def smp_survives_mpirun_killed(job):
@@ -302,13 +200,6 @@ def flipped_bits_are_found_and_repaired(job):
 
 # --- beginnings ---
 
-def smp(job, *options, node="n0", **more):
-    return subprocess.Popen([job.args.smp, "--job", job.name, "--node", node, "--dir",
-                             str(job.dir), *options], env=job.environment(), text=True,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, **more)
-
-
 def smp_started_by_hand_is_used(job):
     begun = smp(job)
     text = begun.communicate(timeout=20)[0]
@@ -407,12 +298,11 @@ def smp_of_another_format_is_refused(job):
 def adopting():
     """Orphans become children of this process. A stopped rank whose parent is in this
     session then stays stopped when mpirun dies, as a hung one would."""
-    adopt = ctypes.CDLL(None).prctl
-    expect(adopt(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0, "prctl")
+    adopt(True)
     try:
         yield
     finally:
-        adopt(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        adopt(False)
 
 
 def hung_rank_of_an_earlier_start_is_named(job):
@@ -511,45 +401,14 @@ TESTS = [
 ALONE = [memory_limit_gives_an_error_not_a_kill]
 
 
-def attempt(test, args):
-    """ok, SKIPPED or FAILED, and why."""
-    job = Job(args, NODES)
-    try:
-        test(job)
-        return "ok", ""
-    except Skipped as reason:
-        return "SKIPPED", str(reason)
-    except Failure as failure:
-        return "FAILED", str(failure)
-    except Exception as failure:
-        return "FAILED", f"{type(failure).__name__}: {failure}" + (
-            f"\n{job.output()[-2000:]}" if job.runs else "")
-    finally:
-        job.close()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--case", action="append", default=[], metavar="TEXT",
-                        help="only tests whose name contains it")
+    cases.add_argument(parser)
     args = parser.parse_args()
     programs(args)
     end_on_sigterm()
-    # Tests that may have to be skipped are run by name alone.
-    tests = [t for t in TESTS + ALONE if any(text in t.__name__ for text in args.case)] or TESTS
-    results = []
-    for test in tests:
-        begin = time.monotonic()
-        result, why = attempt(test, args)
-        results.append(result)
-        print(f"{result:7}  {test.__name__:52} {time.monotonic() - begin:5.1f} s", flush=True)
-        if why:
-            print(f"    {why}", flush=True)
-    print(f"{results.count('ok')} of {len(tests)} good")
-    if "FAILED" in results:
-        return 1
-    return 77 if "SKIPPED" in results else 0
+    return cases.run(cases.choose(args, TESTS, ALONE), cases.with_job(args, NODES))
 
 
 if __name__ == "__main__":

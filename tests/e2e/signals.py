@@ -5,7 +5,6 @@
 lifecycle.py has more of mpirun's end and of ftmem-smp's own.
 """
 import argparse
-import concurrent.futures
 import configparser
 import os
 import pathlib
@@ -18,15 +17,17 @@ import subprocess
 import sys
 import time
 
-import lifecycle
-from harness import add_arguments, alive, end_on_sigterm, expect, kill, processes_of, programs, \
-    wait_for
-from lifecycle import NODES, Skipped, expect_nothing_left, let_go, memory_of, pids, smp, \
-    smp_memory, start_held, survives, train
+import cases
+from cases import Skipped
+from harness import add_arguments, alive, end_on_sigterm, expect, expect_nothing_left, kill, \
+    let_go, memory_of, pids, processes_of, programs, smp, smp_memory, start_held, survives, \
+    train, wait_for
 
+NODES = ("n0", "n1", "n2")
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 STEP = "FTMEM_TEST_STEP"      # in the environment of all that a step starts
 AT_A_TIME = 4                 # tests: mostly they wait
+LIMITS_S = (4, 16, 64)        # on mpirun's time: the next if nothing was committed in it
 
 
 # --- trainers ---
@@ -49,12 +50,16 @@ def hang_up_of_the_terminal_loses_nothing(job):
 
 
 def limit_on_time_loses_nothing(job):
-    done = job.run("--steps", 100000, "--step-ms", 5, MPIEXEC_TIMEOUT=4)
-    expect(done.status != 0, "mpirun ended well")
-    wait_for(lambda: not processes_of(job.folder), 10, "all ranks are gone")
-    committed, version = job.committed(), train(job)
-    expect(version == "fresh" and not committed or version >= committed,
-           f"restored {version} after {committed}")
+    for limit_s in LIMITS_S:
+        done = job.run("--steps", 100000, "--step-ms", 5, MPIEXEC_TIMEOUT=limit_s)
+        expect(done.status != 0, "mpirun ended well")
+        wait_for(lambda: not processes_of(job.folder), 60, "all ranks are gone")
+        if job.committed():
+            break
+    committed = job.committed()
+    expect(committed > 0, f"nothing was committed within {LIMITS_S[-1]} s")
+    version = train(job)
+    expect(version != "fresh" and version >= committed, f"restored {version} after {committed}")
 
 
 # --- ftmem-smp ---
@@ -372,30 +377,14 @@ TESTS = [
 ALONE = [service_unit_is_valid, slurm_prolog_starts_it_as_the_user]
 
 
-def attempt(test, args):
-    begin = time.monotonic()
-    result, why = lifecycle.attempt(test, args)
-    print(f"{result:7}  {test.__name__:52} {time.monotonic() - begin:5.1f} s" +
-          (f"\n    {why}" if why else ""), flush=True)
-    return result
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--case", action="append", default=[], metavar="TEXT",
-                        help="only tests whose name contains it")
+    cases.add_argument(parser)
     args = parser.parse_args()
     programs(args)
     end_on_sigterm()
-    # Tests that may have to be skipped are run by name alone.
-    tests = [t for t in TESTS + ALONE if any(text in t.__name__ for text in args.case)] or TESTS
-    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
-        results = list(pool.map(lambda test: attempt(test, args), tests))
-    print(f"{results.count('ok')} of {len(tests)} good")
-    if "FAILED" in results:
-        return 1
-    return 77 if "SKIPPED" in results else 0
+    return cases.run(cases.choose(args, TESTS, ALONE), cases.with_job(args, NODES), AT_A_TIME)
 
 
 if __name__ == "__main__":

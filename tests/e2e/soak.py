@@ -3,10 +3,10 @@
 """A training in a restart loop, with random faults, that must end as if there were none.
 
 Rounds of half a minute or so: examples/train_gpt on simulated nodes. Any process of the job is
-killed, terminated or stopped at random times; never more than --parity nodes are lost before
-redundancy is whole again. Each round ends when the training does. Its parameters and optimizer
-state must then equal those of an undisturbed run, and no restore may have been older than what
-the ranks knew to be committed.
+killed, terminated or stopped at random times; never more than --parity nodes of a group are lost
+before redundancy is whole again. Each round ends when the training does. Its parameters and
+optimizer state must then equal those of an undisturbed run, and no restore may have been older than
+what the ranks knew to be committed.
 """
 import argparse
 import collections
@@ -20,14 +20,21 @@ import sys
 import time
 
 import diagnose
-from harness import Failure, end_on_sigterm, expect, processes_of
+import endings
+from endings import Orphans
+from harness import Failure, end_on_sigterm, expect, groups_of, processes_of
 from training import MODEL, STATE_BYTES, Training
 
-# Nodes, parity, ranks on a node.
-SHAPES = ((4, 1, 1), (3, 1, 2), (5, 2, 1), (2, 1, 2), (4, 2, 1), (6, 1, 1))
+# Nodes, parity, ranks on a node, nodes of a group.
+SHAPES = ((4, 1, 1, 8), (3, 1, 2, 8), (5, 2, 1, 8), (2, 1, 2, 8), (4, 2, 1, 8), (6, 1, 1, 8),
+          (6, 1, 1, 3), (7, 1, 1, 3), (6, 1, 1, 2), (8, 1, 1, 3), (6, 2, 1, 3))
 EXCHANGE_S = (0, 0.02, 0.03, 0.03, 0.06)   # how long parity is made to take, so that faults hit it
 FAULTS = 16           # in a round, at most
+AGAIN_S = 0.2         # until a fault that met no process is tried again
+FULL_MINUTES = 10
+LEAST_MINUTES = 1     # from which on it is a failure if nothing went wrong
 HANG_S = 120          # without a step, although nothing is stopped
+LAUNCHER_S = 60       # the same, and mpirun has no rank
 ROUND_S = 400
 SHORT_S = (0.05, 1.5)  # a stop
 LONG_S = (5.0, 8.0)    # the library's patience is training.TIMEOUT_MS
@@ -37,7 +44,8 @@ KINDS = {
     "all ranks killed": 2, "all ranks terminated": 1,
     "ftmem-smp killed": 4, "ftmem-smp terminated": 3, "ftmem-smp stopped": 3,
     "ftmem-smp stopped for long": 1,
-    "node killed": 5, "nodes killed": 2, "node stopped": 2, "node stopped for long": 1,
+    "node killed": 5, "nodes killed": 2, "nodes of all groups killed": 3, "node stopped": 2,
+    "node stopped for long": 1,
     "mpirun killed": 2, "mpirun terminated": 1, "mpirun interrupted": 1, "mpirun stopped": 1,
 }
 SIGNALS = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM,
@@ -90,17 +98,19 @@ def pick(items, which):
 class Round:
     """One training, from its first start to its end."""
 
-    def __init__(self, args, number, counts):
+    def __init__(self, args, number, counts, orphans):
+        self.orphans = orphans
         self.dice = random.Random(f"{args.seed}.{number}")
         shape = self.dice.choice(SHAPES)
-        count, parity, ranks = (given or drawn for given, drawn in
-                                zip((args.nodes, args.parity, args.ranks_per_node), shape))
+        count, parity, ranks, group = (given or drawn for given, drawn in zip(
+            (args.nodes, args.parity, args.ranks_per_node, args.group_nodes), shape))
         expect(parity < count, f"--parity {parity} with {count} nodes")
         self.full = count
         self.counts = counts
         self.names = count            # given out so far
         self.away = []                # left out, while their memory is held
         self.lost = set()             # nodes, since redundancy was whole
+        self.maps = []                # the groups of each start since then
         self.stopped = []             # (until when, processes)
         self.faults = draw(self.dice)
         self.story = []
@@ -108,8 +118,11 @@ class Round:
         self.started = time.monotonic()
         exchange_s = self.dice.choice(EXCHANGE_S)
         bandwidth = int(STATE_BYTES * parity / (count * ranks) / exchange_s) if exchange_s else 0
-        self.job = Training(args, [f"n{i}" for i in range(count)], parity, ranks, bandwidth)
-        self.about = (f"{count} nodes of {ranks} rank{'s' * (ranks > 1)}, {parity} may be lost, "
+        self.job = Training(args, [f"n{i}" for i in range(count)], parity, ranks, group,
+                            bandwidth)
+        groups = len(self.groups())
+        self.about = (f"{count} nodes of {ranks} rank{'s' * (ranks > 1)}, {groups} "
+                      f"group{'s' * (groups > 1)}, {parity} may be lost, "
                       f"{bandwidth / 1e6:.1f} MB/s")
 
     def tell(self, text):
@@ -117,16 +130,29 @@ class Round:
 
     # --- losses ---
 
+    def groups(self):
+        return groups_of(self.job.nodes, self.job.group_nodes, self.job.parity)
+
+    def launch(self):
+        """What an earlier start stored may be all there is until this one has made it whole: no
+        group of either may lose more than parity covers."""
+        self.maps.append(self.groups())
+        self.job.launch()
+
     def may_lose(self, more):
         """Whether these nodes may be lost on top of those that are; first forgets what has
         been made whole."""
         job = self.job
         # Who is stopped does not answer.
-        if self.lost and job.began and not self.stopped:
+        if (self.lost or len(self.maps) > 1) and job.began and not self.stopped:
             bad = job.not_whole()
             self.lost = {node for node in self.lost if node in bad or (
                 node not in job.nodes and bad)}
-        return len(self.lost | set(more)) <= job.parity
+            if not bad:
+                self.maps = self.maps[-1:]
+        lost = self.lost | set(more)
+        return all(len(lost.intersection(group)) <= job.parity
+                   for groups in self.maps for group in groups)
 
     # --- faults ---
 
@@ -136,7 +162,10 @@ class Round:
         who, *rest = fault.kind.rsplit(" for long", 1)[0].split()
         number = SIGNALS[rest[-1]]
         node = pick(job.nodes, fault.which)
-        if fault.kind.startswith("nodes"):
+        if fault.kind == "nodes of all groups killed":
+            lost = [group[(int(fault.which * len(group)) + i) % len(group)]
+                    for group in self.groups() for i in range(min(job.parity, len(group)))]
+        elif fault.kind.startswith("nodes"):
             first = job.nodes.index(node)
             lost = [job.nodes[(first + i) % len(job.nodes)] for i in range(job.parity)]
         else:
@@ -179,9 +208,10 @@ class Round:
         return reached
 
     def inject(self, fault):
+        """Whether there was a process that it could strike."""
         kind, lost, pids, number = self.victims(fault)
         if pids == []:
-            return
+            return False
         self.lost |= set(lost)
         if pids is None:
             self.kill_nodes(lost)
@@ -194,6 +224,7 @@ class Round:
                 f" for {fault.pause_s:.1f} s" if number == signal.SIGSTOP else ""))
         self.counts[kind] += 1
         self.replace = fault.replace
+        return True
 
     def let_go(self, everything=False):
         for until, processes in list(self.stopped):
@@ -238,8 +269,13 @@ class Round:
                 nodes.append(self.away.pop() if self.away else self.new_name())
         self.replace = 1.0
 
+    def expect_no_crash(self):
+        found = [endings.crash(self.job.output()), *self.orphans.rest()]
+        expect(not any(found), f"crashed: {' '.join(found)}\n{self.tail()}")
+
     def restart(self, status):
         job = self.job
+        self.expect_no_crash()
         expect(status != 3, f"refused, though only {sorted(self.lost)} may be lost\n{self.tail()}")
         self.counts["starts again"] += 1
         self.rearrange()
@@ -247,13 +283,25 @@ class Round:
         self.tell(f"mpirun ended with status {status}, version {job.newest} was committed: again "
                   "on " + " ".join(job.nodes) + "".join(f"\n          {s}" for s in said[:1]))
         job.reader.close()
-        job.launch()
+        self.launch()
 
     def tail(self):
         return "\n".join("    | " + line for line in self.job.output().splitlines()[-30:])
 
+    def end_launcher(self):
+        """PMIx may lock itself up where ranks are killed while they connect to it: mpirun then
+        stays when they are gone."""
+        if self.stopped or self.job.trainers():
+            return
+        self.counts["mpirun hung, without ranks"] += 1
+        self.tell(f"mpirun has no rank and no end for {LAUNCHER_S} s: killed")
+        self.job.process.kill()
+        self.job.last_step = time.monotonic()
+
     def look(self):
         now = time.monotonic()
+        if LAUNCHER_S < now - self.job.last_step <= HANG_S:
+            self.end_launcher()
         hung = not self.stopped and now - self.job.last_step > HANG_S
         if not hung and now - self.started < ROUND_S:
             return
@@ -268,7 +316,7 @@ class Round:
     def train(self):
         """Until a run ends well."""
         job = self.job
-        job.launch()
+        self.launch()
         due = time.monotonic() + (self.faults[0].after_s if self.faults else 0)
         while True:
             time.sleep(0.03)
@@ -280,8 +328,11 @@ class Round:
             if status is not None:
                 self.restart(status)
             elif self.faults and time.monotonic() >= due:
-                self.inject(self.faults.pop(0))
-                due = time.monotonic() + (self.faults[0].after_s if self.faults else 0)
+                wait = AGAIN_S
+                if self.inject(self.faults[0]):
+                    self.faults.pop(0)
+                    wait = self.faults[0].after_s if self.faults else 0
+                due = time.monotonic() + wait
             self.look()
         self.let_go(everything=True)
         self.tell("done")
@@ -298,6 +349,7 @@ class Round:
         while (left := processes_of(job.root)) and time.monotonic() < deadline:
             time.sleep(0.02)
         expect(not left, f"left after ftmem drop: {left}\n{done.stdout}{done.stderr}")
+        self.expect_no_crash()
 
     def run(self, undisturbed):
         """Why it failed, or nothing."""
@@ -316,7 +368,7 @@ class Round:
 
 def undisturbed(args):
     """The result of one rank that nothing protects and nothing happens to."""
-    job = Training(args, ["alone"], 1, 1, 0)
+    job = Training(args, ["alone"], 1, 1, 2, 0)
     try:
         subprocess.run([args.trainer, "--no-protect", "--steps", str(args.steps), "--dump",
                         str(job.dump), *map(str, MODEL)], check=True, stdout=subprocess.DEVNULL,
@@ -330,11 +382,13 @@ def undisturbed(args):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=2, help="no round begins after that (2)")
+    parser.add_argument("--minutes", type=float, default=2, help="no round begins after that (2); "
+                        f"{FULL_MINUTES} at least with FTMEM_TEST_FULL=1")
     parser.add_argument("--seed", type=int, default=None, help="of the faults; default: random")
     parser.add_argument("--nodes", type=int, help="default: drawn for each round")
     parser.add_argument("--parity", type=int, help="how many may be lost at once; likewise")
     parser.add_argument("--ranks-per-node", type=int, help="likewise")
+    parser.add_argument("--group-nodes", type=int, help="that protect each other; likewise")
     parser.add_argument("--steps", type=int, default=300, help="of each round (300)")
     parser.add_argument("--round", type=int, help="only this one, of the seed")
     parser.add_argument("--verbose", action="store_true", help="tell each fault, not only where "
@@ -350,6 +404,8 @@ def parse():
         if not path:
             sys.exit(f"no program {getattr(args, name)}: build it, or say where with --{name}")
         setattr(args, name, os.path.realpath(path) if name == "trainer" else os.path.abspath(path))
+    if os.environ.get("FTMEM_TEST_FULL"):
+        args.minutes = max(args.minutes, FULL_MINUTES)
     if args.seed is None:
         args.seed = random.SystemRandom().randrange(1 << 32)
     return args
@@ -365,7 +421,7 @@ class Soak:
         self.began = time.monotonic()
 
     def round(self, number, expected):
-        args, one = self.args, Round(self.args, number, self.counts)
+        args, one = self.args, Round(self.args, number, self.counts, self.orphans)
         why = one.run(expected)
         self.rounds += 1
         self.good += not why
@@ -380,6 +436,7 @@ class Soak:
 
     def run(self):
         expected = undisturbed(self.args)
+        self.orphans = Orphans(self.args.smp, self.args.trainer)
         if self.args.round is not None:
             self.round(self.args.round, expected)
             return
@@ -391,8 +448,11 @@ class Soak:
         others = sorted(set(self.counts) - set(KINDS))
         for kind in (*KINDS, *others):
             print(f"  {kind:28} {self.counts[kind]:6}")
-        print(f"  {'faults in all':28} {sum(self.counts[kind] for kind in KINDS):6}")
+        print(f"  {'faults in all':28} {self.faults():6}")
         print(f"{self.good} of {self.rounds} rounds good", flush=True)
+
+    def faults(self):
+        return sum(self.counts[kind] for kind in KINDS)
 
 
 def main():
@@ -404,6 +464,9 @@ def main():
         soak.run()
     finally:
         soak.report()
+    if not soak.faults() and args.minutes >= LEAST_MINUTES:
+        print("nothing went wrong: that proves nothing")
+        return 1
     return 0 if soak.good == soak.rounds else 1
 
 

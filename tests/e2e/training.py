@@ -17,9 +17,10 @@ TIMEOUT_MS = 4000     # the library's
 class Training(Job):
     """train_gpt on simulated nodes, again and again until it is done."""
 
-    def __init__(self, args, names, parity, ranks, bandwidth):
+    def __init__(self, args, names, parity, ranks, group_nodes, bandwidth):
         super().__init__(args, names, parity, name="soak")
         self.ranks = ranks            # on each node
+        self.group_nodes = group_nodes
         self.bandwidth = bandwidth    # bytes per second of each
         self.dump = self.folder / "end.bin"
         self.began = False            # this run: past its restore, or begun afresh
@@ -34,8 +35,8 @@ class Training(Job):
         for name in self.nodes:
             command += [] if name == self.nodes[0] else [":"]
             command += ["-n", str(self.ranks), "env", f"FTMEM_NODE={name}", self.args.trainer,
-                        "--job", self.name, "--steps", str(self.args.steps),
-                        "--pause-ms", str(STEP_MS), "--parity", str(self.parity), "--dump", str(self.dump),
+                        "--job", self.name, "--steps", str(self.args.steps), "--pause-ms",
+                        str(STEP_MS), "--parity", str(self.parity), "--dump", str(self.dump),
                         *map(str, MODEL)]
         self.runs += 1
         self.log = self.root / f"run.{self.runs}"
@@ -43,7 +44,8 @@ class Training(Job):
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True, env=self.environment(
-                    FTMEM_TIMEOUT_MS=TIMEOUT_MS, FTMEM_GROUP_NODES=16, FTMEM_EXPIRE_S=600,
+                    FTMEM_TIMEOUT_MS=TIMEOUT_MS, FTMEM_GROUP_NODES=self.group_nodes,
+                    FTMEM_EXPIRE_S=600,
                     FTMEM_BLOCK_BYTES=4096, FTMEM_MAX_BANDWIDTH=self.bandwidth,
                     OMPI_MCA_mpi_yield_when_idle=1))
         self.reader = open(self.log, "r", errors="replace", encoding="utf-8")

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "cluster.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "checksum.h"
+#include "clock.h"
 #include "mpi_check.h"
 #include "test_random.h"
 
@@ -264,6 +266,12 @@ void cluster_start(struct cluster *c)
 	CHECK_RESULT(cluster_try_start(c), 0);
 }
 
+void cluster_start_fresh(struct cluster *c)
+{
+	cluster_start(c);
+	cluster_restore_fails(c, FTMEM_FRESH);
+}
+
 void cluster_close(struct cluster *c)
 {
 	ftmem_close(c->ft);
@@ -339,6 +347,23 @@ void cluster_lose(struct cluster *c, uint32_t nodes)
 		smp_close(smp);
 	}
 	check_barrier(c->comm);
+}
+
+bool cluster_kill_smp(const struct cluster *c, uint32_t node, bool wait)
+{
+	struct smp_client *smp = cluster_smp(c, node);
+	uint64_t deadline = clock_deadline(TIMEOUT_MS);
+
+	if (!smp)
+		return false;
+	CHECK(smp_pid(smp) > 1 && kill(smp_pid(smp), SIGKILL) == 0);
+	while (wait && smp_alive(smp)) {
+		CHECK_MSG(clock_ns() < deadline, "node %s: a killed process does not end",
+		          c->node[node]);
+		clock_sleep(1000000);
+	}
+	smp_close(smp);
+	return true;
 }
 
 static uint64_t digest_arena(struct smp_client *smp, const struct smp_entry *e)

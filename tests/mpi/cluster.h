@@ -77,6 +77,8 @@ int cluster_try_open(struct cluster *c);
 void cluster_add_regions(struct cluster *c);
 /* Opens, adds the regions, seals. */
 void cluster_start(struct cluster *c);
+/* The same, and finds nothing to restore. */
+void cluster_start_fresh(struct cluster *c);
 int cluster_try_start(struct cluster *c);
 void cluster_close(struct cluster *c);
 /* Fills with version's pattern, snapshots and waits for the commit. */
@@ -88,6 +90,10 @@ void cluster_restore_fails(struct cluster *c, int result);
 
 /* Ends the SMPs of a set of nodes: what they hold is lost. Collective. */
 void cluster_lose(struct cluster *c, uint32_t nodes);
+/* Kills the node's SMP; what it holds the ranks that run have, too. If asked, waits until it is
+ * gone: before, it looks alive to whoever does not ask it anything. False: there was none. Not
+ * collective. */
+bool cluster_kill_smp(const struct cluster *c, uint32_t node, bool wait);
 /* As an observer; NULL if no SMP runs there. Not collective. */
 struct smp_client *cluster_smp(const struct cluster *c, uint32_t node);
 /* A digest of all arenas on the nodes but these. Collective. */

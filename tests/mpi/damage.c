@@ -38,9 +38,17 @@ static const struct field slot_field[] = {
 };
 #define COUNT(array) ((uint32_t)(sizeof(array) / sizeof((array)[0])))
 
-static const char *const place_name[DAMAGE_PLACES] = {
-	"data", "layout", "parity", "checksums", "slot header", "state", "arena header", "map",
-	"rails", "run",
+const char *const damage_place_name[DAMAGE_PLACES] = {
+	[DAMAGE_DATA] = "data",
+	[DAMAGE_LAYOUT] = "layout",
+	[DAMAGE_PARITY] = "parity",
+	[DAMAGE_SUMS] = "checksums",
+	[DAMAGE_SLOT_HEADER] = "slot header",
+	[DAMAGE_STATE] = "state",
+	[DAMAGE_ARENA_HEADER] = "arena header",
+	[DAMAGE_MAP] = "map",
+	[DAMAGE_RAILS] = "rails",
+	[DAMAGE_RUN] = "run",
 };
 static const char *const kind_name[DAMAGE_KINDS] = {"flip", "zeros", "other page", "shifted"};
 
@@ -184,11 +192,17 @@ const char *damage_text(const struct damage *d, char text[96])
 	const struct field *f = field_of(d);
 
 	if (d->kind != DAMAGE_FLIP)
-		snprintf(text, 96, "%s of %s", kind_name[d->kind], place_name[d->place]);
+		snprintf(text, 96, "%s of %s", kind_name[d->kind], damage_place_name[d->place]);
 	else
-		snprintf(text, 96, "%u bits of %s%s%s", d->bits, place_name[d->place],
+		snprintf(text, 96, "%u bits of %s%s%s", d->bits, damage_place_name[d->place],
 		         f ? "." : "", f ? f->name : "");
 	return text;
+}
+
+bool damage_looks_empty(const struct damage *d)
+{
+	return d->kind == DAMAGE_ZEROS &&
+	       (d->place == DAMAGE_SLOT_HEADER || d->place == DAMAGE_STATE);
 }
 
 bool damage_number(uint32_t i, uint32_t bits, struct damage *d)

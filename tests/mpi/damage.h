@@ -23,6 +23,8 @@ enum damage_place {
 	DAMAGE_PLACES,
 };
 
+extern const char *const damage_place_name[DAMAGE_PLACES];
+
 enum damage_kind {
 	DAMAGE_FLIP,
 	/* Of a page, or the rest of the place: */
@@ -51,6 +53,8 @@ uint64_t damage_bytes(const struct arena *a, enum damage_place place);
 bool damage_do(const struct arena *a, const struct slot *s, const struct damage *d,
                uint64_t *random);
 const char *damage_text(const struct damage *d, char text[96]);
+/* Whether the slot now looks like one that never held anything. */
+bool damage_looks_empty(const struct damage *d);
 
 /* All fields of all headers, then flips and torn pages of all places; damage number i, or false
  * behind the last. bits: of the flips that are in no field. */

@@ -145,10 +145,28 @@ static bool lacks_memory_at(unsigned n)
 	return hit;
 }
 
+/* As soon as a rank has joined the others it tells them why it cannot go on: none waits for it
+ * in vain, and all can try again. */
+static void who_lacks_memory_when_it_has_joined_says_so(void)
+{
+	const uint64_t bytes = 1000;
+	int rc;
+
+	cluster_init(&job, MPI_COMM_WORLD, "1,1,1");
+	cluster_regions(&job, &bytes, 1);
+	alloc_fail_at(job.rank == odd ? FIRST : 0);
+	rc = cluster_try_open(&job);
+	alloc_fail_off();
+	CHECK_RESULT(rc, FTMEM_ENOMEM);
+	CHECK_MESSAGE(job.rank == odd ? "no memory" : "rank 1 (node");
+	cluster_start(&job);
+	cluster_deinit(&job);
+}
+
 static void any_allocation_may_fail(void)
 {
 	const uint64_t bytes[] = {70000, 4097};
-	unsigned stride = getenv("FTMEM_TEST_FULL") ? 1 : check_quick() ? STRIDE_QUICK : STRIDE;
+	unsigned stride = check_full() ? 1 : check_quick() ? STRIDE_QUICK : STRIDE;
 	unsigned n = FIRST + (unsigned)(check_seed() % stride);
 
 	cluster_init(&job, MPI_COMM_WORLD, "1,1,1");
@@ -170,6 +188,8 @@ static void any_allocation_may_fail(void)
 int main(int argc, char **argv)
 {
 	static const struct check_case cases[] = {
+		{"who_lacks_memory_when_it_has_joined_says_so",
+	         who_lacks_memory_when_it_has_joined_says_so},
 		{"any_allocation_may_fail", any_allocation_may_fail},
 	};
 

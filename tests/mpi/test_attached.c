@@ -82,8 +82,7 @@ static void prepare(void)
 {
 	cluster_init(&job, MPI_COMM_WORLD, "1,1,1");
 	cluster_sizes(&job, 1);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 1);
 	cluster_commit(&job, 2);
 	cluster_close(&job);

@@ -134,8 +134,7 @@ static void init(void)
 static void start_fresh(void)
 {
 	init();
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 }
 
 static void finish(void)
@@ -328,8 +327,7 @@ static void what_a_stuck_copy_uses_stays(void)
 	snprintf(job.job, sizeof(job.job), "stuck%u", check_rank());
 	cluster_regions(&job, &bytes, 1);
 	job.opts.timeout_ms = 2000;
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	atomic_store(&stuck, true);
 	CHECK_RESULT(ftmem_snapshot(job.ft, 1, NULL), 0);
 	left = job.ft;

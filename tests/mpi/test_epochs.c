@@ -21,8 +21,7 @@ static void init(void)
 static void start_fresh(void)
 {
 	init();
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 }
 
 static void add(uint32_t i)

@@ -43,8 +43,7 @@ static void begin(void)
 	damage_transfer = damage_layout = false;
 	cluster_init(&job, MPI_COMM_WORLD, "1,1,1");
 	cluster_regions(&job, stored, 2);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 1);
 	cluster_commit(&job, 2);
 	cluster_close(&job);

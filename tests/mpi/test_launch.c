@@ -57,8 +57,7 @@ static void stores_and_restores(void)
 	layout[2 * check_size() - 1] = '\0';
 	cluster_init(&job, MPI_COMM_WORLD, layout);
 	cluster_regions(&job, &bytes, 1);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 1);
 	cluster_close(&job);
 	cluster_lose(&job, check_size() > 1 ? 1 : 0);

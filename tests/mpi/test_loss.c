@@ -162,8 +162,7 @@ static void begins_anew_when_all_is_lost(void)
 	cluster_init(&c, MPI_COMM_WORLD, layout);
 	prepare(&c, 1, 0);
 	cluster_lose(&c, ~0u);
-	cluster_start(&c);
-	cluster_restore_fails(&c, FTMEM_FRESH);
+	cluster_start_fresh(&c);
 	c.salt++;
 	cluster_commit(&c, 1);
 	cluster_close(&c);

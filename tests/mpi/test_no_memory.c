@@ -4,15 +4,23 @@
 #include "error.h"
 #include "memory.h"
 #include "mpi_check.h"
+#include "session.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 static struct cluster job;
 static const uint32_t odd = 2; /* the rank whose node is short */
 
 /* What the library is told, in place of what is. */
 static uint64_t room = UINT64_MAX;
+static uint64_t room_grows; /* by so much at each look */
 static bool touch_fails;
+
+/* Bytes that this rank touched since it last met the others, and how often it met them without
+ * being given time for that. */
+static uint64_t touched;
+static uint32_t impatient;
 
 uint64_t __real_memory_available(void);
 int __real_memory_touch(void *addr, size_t bytes, uint32_t threads);
@@ -21,16 +29,56 @@ int __wrap_memory_touch(void *addr, size_t bytes, uint32_t threads);
 
 uint64_t __wrap_memory_available(void)
 {
-	uint64_t is = __real_memory_available();
+	uint64_t is = __real_memory_available(), told = is < room ? is : room;
 
-	return is < room ? is : room;
+	room += room_grows;
+	return told;
 }
 
 int __wrap_memory_touch(void *addr, size_t bytes, uint32_t threads)
 {
 	if (touch_fails)
 		return error_set(FTMEM_ENOMEM, "no page to give");
+	touched += bytes;
 	return __real_memory_touch(addr, bytes, threads);
+}
+
+/* As if it was killed just then. */
+static bool dies_making_its_arena;
+
+int __wrap_arena_create(int fd, const struct arena_spec *spec, struct arena **out);
+int __real_arena_create(int fd, const struct arena_spec *spec, struct arena **out);
+int __wrap_arena_create(int fd, const struct arena_spec *spec, struct arena **out)
+{
+	if (!dies_making_its_arena)
+		return __real_arena_create(fd, spec, out);
+	close(fd);
+	return error_set(FTMEM_ENOMEM, "it fails, says the test");
+}
+
+int __wrap_smp_drop(struct smp_client *c, uint64_t epoch, uint32_t rank);
+int __real_smp_drop(struct smp_client *c, uint64_t epoch, uint32_t rank);
+int __wrap_smp_drop(struct smp_client *c, uint64_t epoch, uint32_t rank)
+{
+	return dies_making_its_arena ? 0 : __real_smp_drop(c, epoch, rank);
+}
+
+int __wrap_session_agree(struct ftmem *ft, int rc, const char *what);
+int __real_session_agree(struct ftmem *ft, int rc, const char *what);
+int __wrap_session_agree(struct ftmem *ft, int rc, const char *what)
+{
+	impatient += touched > 0;
+	touched = 0;
+	return __real_session_agree(ft, rc, what);
+}
+
+int __wrap_session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what);
+int __real_session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what);
+int __wrap_session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what)
+{
+	impatient += bytes < touched;
+	touched = 0;
+	return __real_session_agree_late(ft, rc, bytes, what);
 }
 
 static void start_fresh(void)
@@ -39,8 +87,7 @@ static void start_fresh(void)
 
 	cluster_init(&job, MPI_COMM_WORLD, "1,1,1,1");
 	cluster_regions(&job, bytes, 2);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 }
 
 static uint32_t epochs_held(void)
@@ -110,6 +157,29 @@ static void a_node_without_room_is_named(void)
 	the_former_epoch_goes_on("more", 1);
 }
 
+/* What a former epoch held is freed in the background. */
+static void memory_that_is_being_freed_is_waited_for(void)
+{
+	uint8_t more[5000];
+	struct ftmem_region r = FTMEM_REGION_INIT;
+
+	start_fresh();
+	cluster_commit(&job, 1);
+	r.name = "more";
+	r.addr = more;
+	r.bytes = sizeof(more);
+	CHECK_RESULT(ftmem_region_add(job.ft, &r), 0);
+	if (job.rank == odd) {
+		room = 0;
+		room_grows = 200000;
+	}
+	CHECK_RESULT(ftmem_seal(job.ft), 0);
+	room = UINT64_MAX;
+	room_grows = 0;
+	cluster_commit(&job, 2);
+	cluster_deinit(&job);
+}
+
 static void memory_that_runs_out_while_it_is_taken_is_given_back(void)
 {
 	uint8_t more[5000];
@@ -172,6 +242,30 @@ static void what_is_stored_outlives_a_start_without_memory(void)
 	cluster_deinit(&job);
 }
 
+/* What was not written yet is no reason to take memory for another epoch on all nodes. */
+static void who_died_as_it_made_its_arena_makes_another(void)
+{
+	start_fresh();
+	cluster_commit(&job, 1);
+	cluster_commit(&job, 2);
+	cluster_close(&job);
+	cluster_lose(&job, 1u << odd);
+	dies_making_its_arena = job.rank == odd;
+	CHECK_RESULT(cluster_try_start(&job), FTMEM_ENOMEM);
+	dies_making_its_arena = false;
+	cluster_close(&job);
+	CHECK(epochs_held() == 1);
+	check_barrier(job.comm);
+	room = job.rank == odd ? UINT64_MAX : 4096;
+	cluster_start(&job);
+	cluster_restore(&job, 2);
+	room = UINT64_MAX;
+	CHECK(epochs_held() == 1);
+	check_barrier(job.comm);
+	cluster_commit(&job, 3);
+	cluster_deinit(&job);
+}
+
 /* The version moves to a new epoch: a lost rank's slot is held beside the arenas. */
 static void a_restore_without_room_touches_nothing(void)
 {
@@ -193,6 +287,24 @@ static void a_restore_without_room_touches_nothing(void)
 		cluster_commit(&job, 2);
 		cluster_deinit(&job);
 	}
+}
+
+/* In new arenas, in those that are there, and for lost slots that are held beside them. */
+static void ranks_have_time_to_take_memory(void)
+{
+	impatient = 0;
+	start_fresh();
+	cluster_commit(&job, 1);
+	cluster_close(&job);
+	cluster_start(&job);
+	cluster_restore(&job, 1);
+	cluster_close(&job);
+	job.region[1].absent = true;
+	cluster_lose(&job, 1u << odd);
+	cluster_start(&job);
+	cluster_restore(&job, 1);
+	CHECK_MSG(impatient == 0, "%u times a rank was not given time", impatient);
+	cluster_deinit(&job);
 }
 
 /* What lies on other nodes comes straight into the regions. */
@@ -218,13 +330,18 @@ int main(int argc, char **argv)
 	static const struct check_case cases[] = {
 		{"arenas_larger_than_memory_are_refused", arenas_larger_than_memory_are_refused},
 		{"a_node_without_room_is_named", a_node_without_room_is_named},
+		{"memory_that_is_being_freed_is_waited_for",
+	         memory_that_is_being_freed_is_waited_for},
 		{"memory_that_runs_out_while_it_is_taken_is_given_back",
 	         memory_that_runs_out_while_it_is_taken_is_given_back},
 		{"a_first_seal_that_failed_can_be_done_again",
 	         a_first_seal_that_failed_can_be_done_again},
 		{"what_is_stored_outlives_a_start_without_memory",
 	         what_is_stored_outlives_a_start_without_memory},
+		{"who_died_as_it_made_its_arena_makes_another",
+	         who_died_as_it_made_its_arena_makes_another},
 		{"a_restore_without_room_touches_nothing", a_restore_without_room_touches_nothing},
+		{"ranks_have_time_to_take_memory", ranks_have_time_to_take_memory},
 		{"a_restore_on_other_nodes_needs_no_room", a_restore_on_other_nodes_needs_no_room},
 	};
 

@@ -41,8 +41,7 @@ static void fewer_ranks_get_what_those_of_their_number_had(void)
 	struct cluster few;
 	MPI_Comm three = begin_alike(&few);
 
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 1);
 	cluster_commit(&job, 2);
 	cluster_close(&job);
@@ -61,8 +60,7 @@ static void fewer_ranks_get_what_those_of_their_number_had(void)
 static void three_ranks_store(struct cluster *few)
 {
 	if (job.rank < 3) {
-		cluster_start(few);
-		cluster_restore_fails(few, FTMEM_FRESH);
+		cluster_start_fresh(few);
 		cluster_commit(few, 1);
 		cluster_commit(few, 2);
 		cluster_close(few);

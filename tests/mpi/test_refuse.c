@@ -26,8 +26,7 @@ static void init(const char *layout)
 /* After a refusal the same processes open, store and restore. */
 static void works_now(void)
 {
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 1);
 	cluster_close(&job);
 	cluster_start(&job);

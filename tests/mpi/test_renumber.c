@@ -15,8 +15,7 @@ static void begin(const char *layout, uint32_t parity, uint32_t turn)
 	job.opts.parity = parity;
 	job.opts.block_bytes = turn % 2 ? 4096 : 0;
 	cluster_sizes(&job, turn);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 1);
 	cluster_commit(&job, 2);
 	cluster_close(&job);
@@ -184,8 +183,7 @@ static void the_later_run_wins_over_nodes_that_were_away(void)
 	/* The other two are away: all that is left is new. */
 	cluster_place(&job, "0,0,2,2");
 	job.opts.parity = 1;
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	salt = ++job.salt;
 	cluster_commit(&job, 1);
 	cluster_close(&job);

@@ -4,13 +4,15 @@
  * All fields of all headers, bits and pages everywhere else, in either slot, on as many ranks as
  * parity covers, and on one more.
  */
+#include "clock.h"
 #include "cluster.h"
 #include "damage.h"
 #include "mpi_check.h"
 #include "rescue.h"
+#include "smp/scrub.h"
 #include "test_random.h"
+#include "wrapped.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,22 +58,15 @@ int __wrap_rescue_hold(struct rescue *r)
 
 /* --- what takes long --- */
 
-typedef void bad_block(void *arg, uint32_t rail, bool parity, uint32_t index, uint32_t row);
-
-uint64_t __real_slot_verify(const struct slot *s, bad_block *bad, void *arg);
-uint64_t __wrap_slot_verify(const struct slot *s, bad_block *bad, void *arg);
 int __real_session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what);
 int __wrap_session_agree_late(struct ftmem *ft, int rc, uint64_t bytes, const char *what);
-int __real_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
-                         uint64_t deadline_ns, const char *what);
-int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
-                         uint64_t deadline_ns, const char *what);
 
 /* Bytes that this rank went through since it last met the others. */
 static uint64_t gone_through;
 static uint32_t impatient;
 
-uint64_t __wrap_slot_verify(const struct slot *s, bad_block *bad, void *arg)
+uint64_t __wrap_slot_verify(const struct slot *s,
+                            void (*bad)(void *, uint32_t, bool, uint32_t, uint32_t), void *arg)
 {
 	gone_through += s->shape->data_bytes;
 	return __real_slot_verify(s, bad, arg);
@@ -148,13 +143,6 @@ static bool commit_and_damage(const struct damage *d, bool older, uint32_t hit, 
 	return check_max(job.comm, changed) > 0;
 }
 
-/* What an older version is replaced by nothing else tells. */
-static bool looks_empty(const struct damage *d, bool older)
-{
-	return older && d->kind == DAMAGE_ZEROS &&
-	       (d->place == DAMAGE_SLOT_HEADER || d->place == DAMAGE_STATE);
-}
-
 static void mends(const struct damage *d, bool older, uint32_t hit, uint64_t *random)
 {
 	uint64_t digest, blocks = 99, own = *random + job.rank, before = repaired();
@@ -165,7 +153,8 @@ static void mends(const struct damage *d, bool older, uint32_t hit, uint64_t *ra
 	test_random(random);
 	CHECK_RESULT(ftmem_repair(job.ft, &blocks), 0);
 	CHECK(check_same(job.comm, blocks));
-	CHECK_MSG((blocks > 0) == counts || looks_empty(d, older), "%llu blocks mended",
+	/* What an older version is replaced by nothing else tells. */
+	CHECK_MSG((blocks > 0) == counts || (older && damage_looks_empty(d)), "%llu blocks mended",
 	          (unsigned long long)blocks);
 	CHECK(repaired() == before + blocks);
 	a = damage_none(&job, version, &newest);
@@ -402,7 +391,102 @@ static void without_parity_damage_is_found(void)
 	cluster_deinit(&job);
 }
 
+/* --- what the scrubber found --- */
+
+/* Sets the rate of this rank's SMP: what is found at once, or not at all. */
+static void scrub(uint32_t mib_s)
+{
+	struct smp_config config = {.dir = getenv("FTMEM_DIR"),
+	                            .job = job.job,
+	                            .node = job.node[job.node_of[job.rank]],
+	                            .rank = job.rank,
+	                            .timeout_ms = job.opts.timeout_ms,
+	                            .scrub_mib_s = mib_s};
+	struct smp_client *smp = NULL;
+
+	CHECK_RESULT(smp_connect(&config, &smp), 0);
+	smp_close(smp);
+}
+
+/* Until each rank knows of damage in what it stores; or of none. */
+static void await_told(bool damaged)
+{
+	uint64_t deadline = clock_deadline(60000);
+
+	while ((cluster_stats(&job).damaged_blocks > 0) != damaged) {
+		CHECK_MSG(clock_ns() < deadline, "rank %u still counts %llu damaged blocks",
+		          job.rank, (unsigned long long)cluster_stats(&job).damaged_blocks);
+		clock_sleep(10000000);
+	}
+	check_barrier(job.comm);
+}
+
+/* Commits a version and damages it at that place of this rank, before it is looked at. */
+static void commit_what_is_found(enum damage_place place)
+{
+	struct damage d = {place, DAMAGE_FLIP, DAMAGE_ANY, 1, DAMAGE_ANY};
+	uint64_t own = check_seed() + job.rank, digest;
+
+	if (place == DAMAGE_SLOT_HEADER)
+		d.field = 5; /* its checksum: it still says that it holds a version */
+	scrub(WIRE_SCRUB_OFF);
+	commit_and_damage(&d, false, 15, &own, &digest);
+	check_log_forget();
+	scrub(SCRUB_MIB_S_MAX);
+	await_told(true);
+	CHECK(check_logged("are damaged: ") && check_logged("ftmem_repair() mends them"));
+}
+
+static void what_the_scrubber_finds_is_told_until_it_is_mended(void)
+{
+	/* Of each rank. No version takes the place of a map. */
+	static const enum damage_place now[] = {DAMAGE_DATA, DAMAGE_PARITY, DAMAGE_SUMS,
+	                                        DAMAGE_MAP};
+	static const enum damage_place later[] = {DAMAGE_DATA, DAMAGE_PARITY, DAMAGE_SUMS,
+	                                          DAMAGE_SLOT_HEADER};
+	uint64_t blocks = 0;
+
+	begin("1,1,1,1", 3, 30000);
+	check_note("a repair mends it");
+	commit_what_is_found(now[job.rank]);
+	CHECK_RESULT(ftmem_repair(job.ft, &blocks), 0);
+	CHECK(blocks >= job.size);
+	await_told(false);
+	check_note("the next versions mend it");
+	commit_what_is_found(later[job.rank]);
+	cluster_commit(&job, ++version);
+	cluster_commit(&job, ++version);
+	await_told(false);
+	CHECK(check_logged("is known to be damaged any more"));
+	cluster_restore(&job, version);
+	cluster_deinit(&job);
+}
+
+static void a_restore_that_mends_is_looked_at_anew(void)
+{
+	begin("1,1,1,1", 3, 30000);
+	commit_what_is_found(job.rank % 2 ? DAMAGE_DATA : DAMAGE_PARITY);
+	cluster_restore(&job, version);
+	await_told(false);
+	cluster_deinit(&job);
+}
+
 /* --- the rest --- */
+
+/* The run that a restore was to begin is none that anybody entered. */
+static void a_restore_that_breaks_off_leaves_nothing_to_mend(void)
+{
+	uint64_t got, blocks = 99;
+
+	begin("1,1,1,1", 2, 20000);
+	crash = PREPARED;
+	CHECK_RESULT(ftmem_restore(job.ft, &got), FTMEM_ESYS);
+	crash = NOWHERE;
+	CHECK_RESULT(ftmem_repair(job.ft, &blocks), 0);
+	CHECK_MSG(blocks == 0, "%llu", (unsigned long long)blocks);
+	cluster_restore(&job, version);
+	cluster_deinit(&job);
+}
 
 /* At any point in the middle, the version can be restored as before. */
 static void a_repair_that_breaks_off_leaves_the_version(void)
@@ -429,18 +513,6 @@ static void a_repair_that_breaks_off_leaves_the_version(void)
 	cluster_deinit(&job);
 }
 
-static void kill_smp(uint32_t node)
-{
-	struct smp_client *smp = cluster_smp(&job, node);
-	struct smp_info info;
-
-	CHECK_RESULT(smp_info(smp, &info), 0);
-	kill(info.pid, SIGKILL);
-	while (smp_alive(smp))
-		check_barrier(MPI_COMM_SELF);
-	smp_close(smp);
-}
-
 /* An SMP takes over only memory with a good header. */
 static void a_header_is_mended_before_another_smp_takes_the_memory(void)
 {
@@ -453,7 +525,7 @@ static void a_header_is_mended_before_another_smp_takes_the_memory(void)
 	a = cluster_arena(&job, version, &newest);
 	if (job.rank == 1) {
 		a->base[40] ^= 1;
-		kill_smp(1);
+		CHECK(cluster_kill_smp(&job, 1, true));
 	}
 	arena_free(a);
 	check_barrier(job.comm);
@@ -567,10 +639,15 @@ int main(int argc, char **argv)
 		{"a_refused_version_leaves_the_older_one_to_restore",
 	         a_refused_version_leaves_the_older_one_to_restore},
 		{"without_parity_damage_is_found", without_parity_damage_is_found},
+		{"a_restore_that_mends_is_looked_at_anew", a_restore_that_mends_is_looked_at_anew},
+		{"a_restore_that_breaks_off_leaves_nothing_to_mend",
+	         a_restore_that_breaks_off_leaves_nothing_to_mend},
 		{"a_repair_that_breaks_off_leaves_the_version",
 	         a_repair_that_breaks_off_leaves_the_version},
 		{"a_header_is_mended_before_another_smp_takes_the_memory",
 	         a_header_is_mended_before_another_smp_takes_the_memory},
+		{"what_the_scrubber_finds_is_told_until_it_is_mended",
+	         what_the_scrubber_finds_is_told_until_it_is_mended},
 		{"the_next_version_replaces_what_is_damaged",
 	         the_next_version_replaces_what_is_damaged},
 	};

@@ -34,12 +34,6 @@ void __wrap_arena_enter(struct arena *a, uint64_t incarnation)
 		__real_arena_enter(a, incarnation);
 }
 
-static void start_fresh(void)
-{
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
-}
-
 static void begin(void)
 {
 	const uint64_t bytes = 30000;
@@ -47,7 +41,7 @@ static void begin(void)
 	cluster_init(&job, MPI_COMM_WORLD, "1,1,1");
 	job.opts.block_bytes = 4096;
 	cluster_regions(&job, &bytes, 1);
-	start_fresh();
+	cluster_start_fresh(&job);
 }
 
 /* As if the job had been killed before these nodes heard what the vote on version had come to, or
@@ -82,42 +76,51 @@ static void swap_first(char other[FTMEM_NAME_MAX + 1])
 	memcpy(other, name, sizeof(name));
 }
 
-static void who_was_away_does_not_deny_what_was_committed(void)
+/* The first node holds nothing, and is away while version 1 is committed. */
+static void commit_without_first(char other[FTMEM_NAME_MAX + 1])
 {
-	char other[FTMEM_NAME_MAX + 1] = "";
-
+	other[0] = '\0';
 	begin();
 	cluster_close(&job);
 	swap_first(other);
-	start_fresh();
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 1);
 	cluster_close(&job);
-	cut_short(1, 1u << 2, 0);
-	cluster_lose(&job, 1u << 1);
+}
+
+/* The first node comes back when one more is gone and one only prepared the version: that is lost,
+ * but nothing is erased. */
+static void refuses_until_all_are_back(char other[FTMEM_NAME_MAX + 1], uint32_t prepared,
+                                       uint32_t lost)
+{
+	cut_short(1, prepared, 0);
+	cluster_lose(&job, lost);
 	swap_first(other);
 	cluster_start(&job);
 	cluster_restore_fails(&job, FTMEM_ELOST);
 	cluster_close(&job);
-	/* Nothing was erased. */
 	swap_first(other);
 	cluster_start(&job);
 	cluster_restore(&job, 1);
 	cluster_deinit(&job);
 }
 
+static void who_was_away_does_not_deny_what_was_committed(void)
+{
+	char other[FTMEM_NAME_MAX + 1];
+
+	commit_without_first(other);
+	refuses_until_all_are_back(other, 1u << 2, 1u << 1);
+}
+
 /* The run that committed it is known to the one that is left, which only rebuilt it. */
 static void nor_if_only_a_rebuilt_slot_is_left(void)
 {
-	char other[FTMEM_NAME_MAX + 1] = "";
+	char other[FTMEM_NAME_MAX + 1];
 	struct slot *slot;
 	struct arena *a;
 
-	begin();
-	cluster_close(&job);
-	swap_first(other);
-	start_fresh();
-	cluster_commit(&job, 1);
-	cluster_close(&job);
+	commit_without_first(other);
 	a = cluster_arena(&job, 1, &slot);
 	last_noted = arena_entered(a);
 	arena_free(a);
@@ -126,16 +129,7 @@ static void nor_if_only_a_rebuilt_slot_is_left(void)
 	cluster_restore(&job, 1);
 	last_noted = UINT64_MAX;
 	cluster_close(&job);
-	cut_short(1, 1u << 1, 0);
-	cluster_lose(&job, 1u << 2);
-	swap_first(other);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_ELOST);
-	cluster_close(&job);
-	swap_first(other);
-	cluster_start(&job);
-	cluster_restore(&job, 1);
-	cluster_deinit(&job);
+	refuses_until_all_are_back(other, 1u << 1, 1u << 2);
 }
 
 /* The first node comes back with version 2, of which it did not hear that it was committed, and
@@ -177,7 +171,7 @@ static void who_joined_late_denies_what_it_would_hold(void)
 		cluster_close(&job);
 		cut_short(1, 1u << 2, 1u << 0 | 1u << 1);
 		cluster_lose(&job, 1u << lost);
-		start_fresh();
+		cluster_start_fresh(&job);
 	}
 	cluster_commit(&job, 1);
 	cluster_deinit(&job);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A run's calls beyond snapshot and restore, and what it says of itself: 4 ranks. */
 #include "cluster.h"
+#include "error.h"
 #include "mpi_check.h"
 
 #include <pthread.h>
@@ -20,8 +21,7 @@ static void init(uint64_t bytes, const char *layout)
 static void start_fresh(uint64_t bytes, const char *layout)
 {
 	init(bytes, layout);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 }
 
 static void restores_twice(void)
@@ -87,8 +87,7 @@ static void nothing_is_left_after_forgetting(void)
 	cluster_restore(&job, 1);
 	CHECK_RESULT(ftmem_forget(job.ft), 0);
 	cluster_close(&job);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 0);
 	cluster_close(&job);
 	/* Before a seal, and in place of a restore. */
@@ -112,6 +111,33 @@ static void nothing_is_left_after_forgetting(void)
 }
 
 /* What cannot be restored can be given up. */
+static bool retire_fails;
+
+int __wrap_smp_retire(struct smp_client *c, uint64_t epoch);
+int __real_smp_retire(struct smp_client *c, uint64_t epoch);
+int __wrap_smp_retire(struct smp_client *c, uint64_t epoch)
+{
+	return retire_fails ? error_set(FTMEM_ESMP, "it fails, says the test")
+	                    : __real_smp_retire(c, epoch);
+}
+
+/* Not on one rank alone. */
+static void what_could_not_be_forgotten_is_to_be_forgotten_again(void)
+{
+	start_fresh(50000, "1,1,1,1");
+	cluster_commit(&job, 1);
+	cluster_close(&job);
+	cluster_start(&job);
+	retire_fails = job.rank == 2;
+	CHECK_RESULT(ftmem_forget(job.ft), FTMEM_ESMP);
+	retire_fails = false;
+	CHECK_RESULT(ftmem_snapshot(job.ft, 1, NULL), FTMEM_EINVAL);
+	CHECK_MESSAGE("ftmem_forget");
+	CHECK_RESULT(ftmem_forget(job.ft), 0);
+	cluster_commit(&job, 1);
+	cluster_deinit(&job);
+}
+
 static void forgetting_helps_where_too_much_is_lost(void)
 {
 	start_fresh(100000, "1,1,1,1");
@@ -141,8 +167,7 @@ static void two_jobs_at_once(void)
 	snprintf(job.job, sizeof(job.job), "half%u", half);
 	job.salt += half;
 	cluster_regions(&job, (const uint64_t[]){200000 + 1000 * check_rank()}, 1);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	for (uint64_t v = 1; v < 4 + 3 * half; v++)
 		cluster_commit(&job, v);
 	cluster_close(&job);
@@ -172,8 +197,7 @@ static void two_jobs_in_one_process(void)
 	cluster_init(&other, MPI_COMM_WORLD, "2,2");
 	cluster_regions(&other, (const uint64_t[]){50000}, 1);
 	other.salt++;
-	cluster_start(&other);
-	cluster_restore_fails(&other, FTMEM_FRESH);
+	cluster_start_fresh(&other);
 	for (uint64_t v = 1; v < 6; v++) {
 		cluster_fill(&job, v);
 		CHECK_RESULT(ftmem_snapshot(job.ft, v, NULL), 0);
@@ -430,6 +454,8 @@ int main(int argc, char **argv)
 		{"a_version_that_comes_again_is_the_later_one",
 	         a_version_that_comes_again_is_the_later_one},
 		{"nothing_is_left_after_forgetting", nothing_is_left_after_forgetting},
+		{"what_could_not_be_forgotten_is_to_be_forgotten_again",
+	         what_could_not_be_forgotten_is_to_be_forgotten_again},
 		{"forgetting_helps_where_too_much_is_lost",
 	         forgetting_helps_where_too_much_is_lost},
 		{"two_jobs_at_once", two_jobs_at_once},

@@ -23,8 +23,7 @@ static void init(uint64_t bytes)
 static void start_fresh(uint64_t bytes)
 {
 	init(bytes);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 }
 
 /* What is committed is there after a restart. */
@@ -117,8 +116,7 @@ static void where_slots_are_waited_for_every_version_is_stored(void)
 
 	init(200000);
 	job.opts.when_busy = FTMEM_BUSY_WAIT;
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	CHECK(ask_for(1, count, 1000) == count);
 	CHECK(agree_on(1, count) == count);
 	s = cluster_stats(&job);
@@ -257,8 +255,7 @@ static void another_version_in_one_group_is_dropped_everywhere(void)
 		return;
 	init(50000);
 	job.opts.group_nodes = 2;
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	CHECK(cluster_stats(&job).groups == 2);
 	cluster_commit(&job, 1);
 	check_log_forget();

@@ -5,7 +5,6 @@
 #include "mpi_check.h"
 #include "test_random.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,35 +17,7 @@ static void start_fresh(const char *layout, uint64_t bytes)
 	cluster_init(&job, MPI_COMM_WORLD, layout);
 	job.opts.block_bytes = 4096;
 	cluster_regions(&job, &bytes, 1);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
-}
-
-static void await_end(struct smp_client *smp)
-{
-	uint64_t deadline = clock_deadline(20000);
-
-	while (smp_alive(smp)) {
-		CHECK_MSG(clock_ns() < deadline, "a killed process does not end");
-		clock_sleep(1000000);
-	}
-}
-
-/* If asked, waits until it is gone: before, it looks alive to whoever does not ask it
- * anything. False: there was none. */
-static bool kill_smp(uint32_t node, bool wait)
-{
-	struct smp_client *smp = cluster_smp(&job, node);
-	struct smp_info info;
-
-	if (!smp)
-		return false;
-	CHECK_RESULT(smp_info(smp, &info), 0);
-	CHECK(info.pid > 1 && kill(info.pid, SIGKILL) == 0);
-	if (wait)
-		await_end(smp);
-	smp_close(smp);
-	return true;
+	cluster_start_fresh(&job);
 }
 
 /* By one rank; the others go on meanwhile. */
@@ -54,7 +25,7 @@ static void kill_smps(uint32_t nodes)
 {
 	for (uint32_t i = 0; job.rank == 0 && i < job.nodes; i++)
 		if (nodes >> i & 1)
-			CHECK(kill_smp(i, true));
+			CHECK(cluster_kill_smp(&job, i, true));
 }
 
 static void kill_smps_at_once(uint32_t nodes)
@@ -62,7 +33,7 @@ static void kill_smps_at_once(uint32_t nodes)
 	check_barrier(job.comm);
 	for (uint32_t i = 0; job.rank == 0 && i < job.nodes; i++)
 		if (nodes >> i & 1)
-			CHECK(kill_smp(i, false));
+			CHECK(cluster_kill_smp(&job, i, false));
 	check_barrier(job.comm);
 }
 
@@ -233,7 +204,7 @@ static void deaths_at_random_times_do_no_harm(void)
 		CHECK_RESULT(ftmem_snapshot(job.ft, v, NULL), 0);
 		clock_sleep(us * UINT64_C(1000));
 		if (job.rank == (node + 1) % 4)
-			kill_smp(node, true);
+			cluster_kill_smp(&job, node, true);
 		CHECK_RESULT(ftmem_wait(job.ft, v, 30000), 0);
 		check_barrier(job.comm);
 		if (v % 2)
@@ -259,8 +230,7 @@ static void the_job_goes_on_while_no_smp_can_be_started(void)
 	cluster_init(&job, MPI_COMM_WORLD, "1,1,1,1");
 	cluster_regions(&job, (const uint64_t[]){60000}, 1);
 	job.opts.smp_path = path;
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 1);
 	check_barrier(job.comm);
 	if (job.rank == 0)

@@ -9,7 +9,6 @@
 #include "mpi_check.h"
 #include "test_random.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,14 +113,9 @@ static void kill_smps(void)
 	uint32_t set = draw(1u << NODES);
 
 	check_barrier(job.comm);
-	for (uint32_t i = 0; job.rank == 0 && i < NODES; i++) {
-		struct smp_client *smp = set & used_nodes() & 1u << i ? cluster_smp(&job, i) : NULL;
-		struct smp_info info;
-
-		if (smp && smp_info(smp, &info) == 0)
-			kill(info.pid, SIGKILL);
-		smp_close(smp);
-	}
+	for (uint32_t i = 0; job.rank == 0 && i < NODES; i++)
+		if (set & used_nodes() & 1u << i)
+			cluster_kill_smp(&job, i, false);
 	check_barrier(job.comm);
 }
 
@@ -220,8 +214,7 @@ static void the_newest_committed_version_comes_back(void)
 	cluster_regions(&job, stored.bytes, 3);
 	stored.parity = NODES;
 	place(0);
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	commit();
 	for (uint32_t i = 0; i < rounds; i++) {
 		run(i);

@@ -98,8 +98,7 @@ static void before_the_first_commit_nothing_is_stored(void)
 /* Leaves versions 1 and 2. */
 static void store_two(void)
 {
-	cluster_start(&job);
-	cluster_restore_fails(&job, FTMEM_FRESH);
+	cluster_start_fresh(&job);
 	cluster_commit(&job, 1);
 	cluster_commit(&job, 2);
 	cluster_close(&job);

@@ -25,16 +25,57 @@ bool judge_within_tolerance(const struct world *w)
 	return true;
 }
 
-/* The newest version may now be taken for committed by some rank. */
-void judge_committed(struct world *w, struct identity data)
+/* What is promised next is promised of the arenas that are there now. */
+static void take_homes(struct world *w)
+{
+	w->floor_map = w->map[w->run];
+	w->floor_epoch = w->epoch;
+	for (uint32_t r = 0; r < w->ranks; r++)
+		w->home[r] = w->machine_of[w->node_of[r]];
+}
+
+static void all_hold(struct world *w, struct identity data)
 {
 	if (!w->floor_known || identity_cmp(w->floor, data) != 0 || w->floor_map != w->map[w->run])
 		world_trace(w, "committed: version %u of run %u", data.version, data.run);
 	w->floor_known = true;
 	w->floor = data;
-	w->floor_map = w->map[w->run];
-	for (uint32_t r = 0; r < w->ranks; r++)
-		w->home[r] = w->machine_of[w->node_of[r]];
+	w->afresh = 0;
+	take_homes(w);
+}
+
+/* The newest version may now be taken for committed by some rank. */
+void judge_committed(struct world *w, struct identity data)
+{
+	all_hold(w, data);
+	w->floor_entered = true;
+}
+
+/* What is restored in place is on all ranks. They have not all noted that they take part in this
+ * run; but in that of what was there, if it is that or something older. */
+void judge_held(struct world *w)
+{
+	bool same = w->floor_known && w->floor_entered &&
+	            identity_cmp(w->restored, w->floor) <= 0;
+
+	all_hold(w, w->restored);
+	w->floor_entered = same;
+}
+
+void judge_entered(struct world *w)
+{
+	if (w->found == 0 && w->in_place)
+		judge_committed(w, w->restored);
+	if (w->found != FTMEM_FRESH || w->afresh == w->run)
+		return;
+	w->afresh = w->run;
+	take_homes(w);
+}
+
+void judge_forgotten(struct world *w)
+{
+	w->floor_known = w->floor_entered = false;
+	w->afresh = 0;
 }
 
 static void judge_sources(struct world *w)
@@ -93,6 +134,15 @@ void judge_incarnation(struct world *w)
 	w->tally->unordered += behind;
 }
 
+/* Whether a slot tells that what it holds was committed: by itself or, if it is of an arena that
+ * held it then, because nobody may deny it. */
+static bool tells(const struct world *w, uint32_t machine, const struct world_arena *a, int s)
+{
+	return a->slot[s].state == SLOT_COMMITTED
+	       || (a->slot[s].state == SLOT_PREPARED && w->floor_entered && !w->unordered
+	           && a->epoch == w->floor_epoch && machine == w->home[a->rank]);
+}
+
 /* Whether anything that a machine of the job holds is the newest committed version. */
 static bool floor_is_visible(const struct world *w)
 {
@@ -101,11 +151,26 @@ static bool floor_is_visible(const struct world *w)
 			const struct world_arena *a = &w->machine[w->machine_of[node]].arena[i];
 
 			for (int s = 0; a->used && s < 2; s++)
-				if (a->slot[s].state == SLOT_COMMITTED
+				if (tells(w, w->machine_of[node], a, s)
 				    && identity_cmp(a->data[s], w->floor) == 0)
 					return true;
 		}
 	return false;
+}
+
+/* Whether parity covers what was lost since all began with nothing, and nothing was committed
+ * since; nor does somebody come back who knows of an older commit. */
+static bool may_not_refuse(const struct world *w)
+{
+	if (!w->afresh || w->floor_known || w->unordered || w->choice.epoch != w->floor_epoch
+	    || !judge_within_tolerance(w))
+		return false;
+	for (uint32_t i = 0; i < w->tabled; i++)
+		for (int s = 0; s < 2; s++)
+			if (w->table[i].slot[s].state == SLOT_COMMITTED
+			    && stamp_cmp(w->table[i].slot[s].stamp, w->choice.stamp) == 0)
+				return false;
+	return true;
 }
 
 static bool all_machines_are_used(const struct world *w)
@@ -134,6 +199,9 @@ void judge_choice(struct world *w)
 	}
 	if (w->found == FTMEM_ELOST && !w->floor_known && all_machines_are_used(w))
 		world_break(w, "refused, though nothing is lost and nothing was committed");
+	if (w->found == FTMEM_ELOST && may_not_refuse(w))
+		world_break(w, "refused, though parity covers what is lost and nothing was "
+		               "committed");
 	w->tally->refusals += w->found == FTMEM_ELOST;
 	w->tally->fresh += w->found == FTMEM_FRESH;
 	if (promised)
@@ -142,6 +210,7 @@ void judge_choice(struct world *w)
 	else if (w->found == FTMEM_FRESH && w->floor_known && floor_is_visible(w))
 		world_break(w, "version %u of run %u is there and taken for nothing",
 		            w->floor.version, w->floor.run);
+	/* What was noted of an older run stays true until all have noted this one. */
 	if (w->found == FTMEM_FRESH)
-		w->floor_known = false;
+		w->floor_known = w->floor_entered = false;
 }

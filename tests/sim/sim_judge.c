@@ -5,122 +5,13 @@
 
 #include "sim.h"
 
-#define CANDIDATES (2 * SIM_ARENAS * SIM_NODES)
-
-static int content_cmp(struct sim_content a, struct sim_content b)
-{
-	if (a.run != b.run)
-		return a.run < b.run ? -1 : 1;
-	return (a.version > b.version) - (a.version < b.version);
-}
-
-/* --- what the memory holds --- */
-
-/* A version of an epoch that some slots hold. */
-struct candidate {
-	uint64_t epoch;
-	struct stamp stamp;
-	uint32_t held, ranks;               /* bits; how many the epoch has */
-	uint32_t machine[SIM_RANKS];
-	struct sim_buffer *buffer;          /* of one of its arenas */
-};
-
-static struct candidate *candidate_of(struct candidate *list, uint32_t *count, uint64_t epoch,
-                                      struct stamp stamp)
-{
-	for (uint32_t i = 0; i < *count; i++)
-		if (list[i].epoch == epoch && stamp_cmp(list[i].stamp, stamp) == 0)
-			return &list[i];
-	memset(&list[*count], 0, sizeof(list[0]));
-	list[*count].epoch = epoch;
-	list[*count].stamp = stamp;
-	return &list[(*count)++];
-}
-
-static bool holds(const struct slot_header *s)
-{
-	uint64_t state = atomic_load(&s->state) & 0xff;
-
-	return state == SLOT_PREPARED || state == SLOT_COMMITTED;
-}
-
-static void look_at(struct sim_buffer *b, uint32_t machine, struct candidate *list, uint32_t *count)
-{
-	const struct arena_header *h = (const void *)b->memory;
-
-	for (int i = 0; h->magic == ARENA_MAGIC && i < 2; i++) {
-		const struct slot_header *s = (const void *)(b->memory + h->slot_offset[i]);
-		struct candidate *c;
-
-		if (!holds(s))
-			continue;
-		c = candidate_of(list, count, h->epoch,
-		                 (struct stamp){s->incarnation, s->version});
-		c->held |= 1u << h->rank;
-		c->ranks = h->ranks;
-		c->machine[h->rank] = machine;
-		c->buffer = b;
-	}
-}
-
 uint32_t sim_run_of(uint64_t incarnation)
 {
-	uint32_t run = sim.run;
+	uint32_t run = sim.runs;
 
 	while (run > 0 && sim.incarnation[run] != incarnation)
 		run--;
 	return run;
-}
-
-static void take_floor(const struct candidate *c, struct sim_content content)
-{
-	struct sim_floor *f = &sim.floor;
-	struct arena *a = NULL;
-
-	if (content_cmp(f->content, content) != 0)
-		sim_trace("version %u of run %u is on all ranks", content.version, content.run);
-	sim.outside++;
-	map_free(f->map);
-	f->map = NULL;
-	sim_require(arena_attach(sim_handle_open(c->buffer), true, &a) == 0, "an arena is whole");
-	sim_require(map_copy(a->map, &f->map) == 0, "memory");
-	arena_free(a);
-	sim.outside--;
-	f->known = true;
-	f->epoch = c->epoch;
-	f->content = content;
-	for (uint32_t i = 0; i < c->ranks; i++) {
-		f->machine[i] = c->machine[i];
-		f->losses[i] = sim.machine[c->machine[i]].losses;
-	}
-}
-
-void sim_judge_memory(void)
-{
-	static struct candidate list[CANDIDATES];
-	const struct candidate *best = NULL;
-	struct sim_content newest = {0, 0};
-	uint32_t count = 0;
-
-	for (uint32_t node = 0; node < sim.nodes; node++) {
-		struct sim_machine *m = &sim.machine[sim.machine_of[node]];
-
-		for (uint32_t i = 0; i < m->arenas && m->state == SIM_USED; i++)
-			look_at(m->arena[i].buffer, sim.machine_of[node], list, &count);
-	}
-	for (uint32_t i = 0; i < count; i++) {
-		struct sim_content c = {sim_run_of(list[i].stamp.incarnation),
-		                        (uint32_t)list[i].stamp.version};
-		int order = content_cmp(c, newest);
-
-		if (list[i].held != (1u << list[i].ranks) - 1 || order < 0
-		    || (order == 0 && best && best->epoch > list[i].epoch))
-			continue;
-		best = &list[i];
-		newest = c;
-	}
-	if (best && (!sim.floor.known || content_cmp(newest, sim.floor.content) >= 0))
-		take_floor(best, newest);
 }
 
 /* Whether some slot in reach holds the newest version, in the epoch in which all held it. */
@@ -129,15 +20,15 @@ bool sim_judge_floor_is_visible(void)
 	for (uint32_t node = 0; node < sim.nodes && sim.floor.known; node++) {
 		const struct sim_machine *m = &sim.machine[sim.machine_of[node]];
 
-		for (uint32_t i = 0; i < 2 * m->arenas; i++) {
-			const uint8_t *memory = m->arena[i / 2].buffer->memory;
-			const struct arena_header *h = (const void *)memory;
-			const struct slot_header *s =
-				(const void *)(memory + h->slot_offset[i % 2]);
+		for (uint32_t i = 0; i < m->arenas; i++) {
+			struct sim_buffer *b = m->arena[i].buffer;
+			const struct sim_view *v = sim_view(b);
+			int slot = v && v->header.epoch == sim.floor.epoch
+			                   ? sim_view_find(v, sim.floor.stamp)
+			                   : -1;
 
-			if (h->magic == ARENA_MAGIC && h->epoch == sim.floor.epoch && holds(s)
-			    && s->version == sim.floor.content.version
-			    && sim_run_of(s->incarnation) == sim.floor.content.run)
+			if (slot >= 0 && sim_view_head_is_whole(b)
+			    && sim_view_can_be_read(v, slot))
 				return true;
 		}
 	}
@@ -146,41 +37,32 @@ bool sim_judge_floor_is_visible(void)
 
 /* --- what ranks got --- */
 
-static bool home_is_there(uint32_t rank)
-{
-	const struct sim_machine *m = &sim.machine[sim.floor.machine[rank]];
-
-	return m->state == SIM_USED && m->losses == sim.floor.losses[rank];
-}
-
-/* Whether every rail lacks no more of what all held than parity makes up for. */
-static bool promised(void)
-{
-	struct rail rail;
-
-	for (uint32_t id = 0; sim.floor.known && id < map_rail_count(sim.floor.map); id++) {
-		uint32_t lacking = 0;
-
-		map_rail(sim.floor.map, id, &rail);
-		for (uint32_t i = 0; i < rail.n; i++)
-			lacking += !home_is_there(rail.rank[i]);
-		if (lacking > rail.m)
-			return false;
-	}
-	return sim.floor.known;
-}
-
 static bool nothing_is_lost(void)
 {
+	if (sim.damages > 0 || sim.half_forgotten)
+		return false;
 	for (uint32_t i = 0; i < sim.machines; i++)
 		if (sim.machine[i].state != SIM_USED || sim.machine[i].losses > 0)
 			return false;
 	return true;
 }
 
+/* Nothing older than that is to come back; run 0: nothing is left. */
+static struct sim_content least(void)
+{
+	static const struct sim_content nothing = {0, 0};
+
+	if (sim_floor_is_left(&sim.floor, false))
+		return sim.floor.content;
+	if (sim_content_cmp(sim.fallback, sim.older.content) == 0
+	    && sim_floor_is_left(&sim.older, false))
+		return sim.older.content;
+	return nothing;
+}
+
 static void judge_content(struct sim_process *p)
 {
-	struct sim_content c = p->got;
+	struct sim_content c = p->got, floor = least();
 
 	if (p->parts == 0)
 		return;
@@ -189,7 +71,7 @@ static void judge_content(struct sim_process *p)
 		          c.version);
 		return;
 	}
-	if (sim.restored.run != 0 && content_cmp(c, sim.restored) != 0)
+	if (sim.restored.run != 0 && sim_content_cmp(c, sim.restored) != 0)
 		sim_break("mixed: rank %u gets version %u of run %u, another one version %u of "
 		          "run %u", p->rank, c.version, c.run, sim.restored.version,
 		          sim.restored.run);
@@ -197,21 +79,59 @@ static void judge_content(struct sim_process *p)
 	if (sim.went[c.run][c.version] != sim.all[c.run])
 		sim_break("version %u of run %u was not snapshotted by all ranks", c.version,
 		          c.run);
-	else if (promised() && !sim.unordered && content_cmp(c, sim.floor.content) < 0)
+	else if (c.run <= sim.forgotten)
+		sim_break("version %u of run %u is restored, which was forgotten", c.version,
+		          c.run);
+	else if (!sim.unordered && sim_content_cmp(c, floor) < 0)
 		sim_break("version %u of run %u is restored, but all held version %u of run %u",
-		          c.version, c.run, sim.floor.content.version, sim.floor.content.run);
+		          c.version, c.run, floor.version, floor.run);
+	if (sim_content_cmp(c, sim.beyond) == 0)
+		sim.beyond = (struct sim_content){0, 0};
 }
 
-static bool excused(int rc)
+bool sim_judge_excuses(int rc)
 {
-	return sim.disturbed && (rc == FTMEM_ENET || rc == FTMEM_ETIMEOUT || rc == FTMEM_ESMP);
+	return sim.disturbed && (rc == FTMEM_ENET || rc == FTMEM_ETIMEOUT || rc == FTMEM_ESMP
+	                         || (rc == FTMEM_ECORRUPT && sim.hit_inside));
+}
+
+/* What was damaged before is whole. */
+static void judge_whole(void)
+{
+	sim.half_forgotten = false;
+	sim.doubtful = 0;
+	/* Too much was gone of what was newer. */
+	if (sim.restored.run > 0 && sim_content_cmp(sim.restored, sim.floor.content) < 0)
+		sim_floor_drop(&sim.floor);
+	sim_judge_memory();
+	if (sim.damages != sim.start_damages || sim.unordered || sim.restored.run == 0)
+		return;
+	if (!sim_floor_is_whole(&sim.floor))
+		sim_break("version %u of run %u was restored, but is not whole",
+		          sim.restored.version, sim.restored.run);
+}
+
+static void judge_nothing(const struct sim_process *p, int rc)
+{
+	struct sim_content floor = least();
+
+	if (rc != FTMEM_FRESH && rc != FTMEM_ELOST && (rc != FTMEM_ECORRUPT || sim.damages == 0))
+		sim_break("ftmem_restore() fails on rank %u: %s", p->rank, error_msg());
+	else if (floor.run > 0)
+		sim_break("version %u of run %u was on all ranks and is not found: %s",
+		          floor.version, floor.run, rc == FTMEM_FRESH ? "fresh" : error_msg());
+	else if (rc == FTMEM_FRESH && sim.floor_visible)
+		sim_break("version %u of run %u is there and taken for nothing",
+		          sim.floor.content.version, sim.floor.content.run);
+	else if (rc == FTMEM_ELOST && !sim.floor.known && nothing_is_lost())
+		sim_break("refused, though nothing is lost and no version was on all ranks");
 }
 
 void sim_judge_restore(struct sim_process *p, int rc)
 {
 	bool first = !sim.chosen;
 
-	if (excused(rc)) {
+	if (sim_judge_excuses(rc)) {
 		sim.tally->failed++;
 		return;
 	}
@@ -220,17 +140,8 @@ void sim_judge_restore(struct sim_process *p, int rc)
 		          rc, sim.found, error_msg());
 	if (rc == 0)
 		judge_content(p);
-	else if (rc != FTMEM_FRESH && rc != FTMEM_ELOST)
-		sim_break("ftmem_restore() fails on rank %u: %s", p->rank, error_msg());
-	else if (promised())
-		sim_break("version %u of run %u was on all ranks and is not found: %s",
-		          sim.floor.content.version, sim.floor.content.run,
-		          rc == FTMEM_FRESH ? "fresh" : error_msg());
-	else if (rc == FTMEM_FRESH && sim.floor_visible)
-		sim_break("version %u of run %u is there and taken for nothing",
-		          sim.floor.content.version, sim.floor.content.run);
-	else if (rc == FTMEM_ELOST && !sim.floor.known && nothing_is_lost())
-		sim_break("refused, though nothing is lost and no version was on all ranks");
+	else
+		judge_nothing(p, rc);
 	sim.chosen = true;
 	sim.found = rc;
 	if (!first)
@@ -238,11 +149,17 @@ void sim_judge_restore(struct sim_process *p, int rc)
 	sim.tally->restores += rc == 0;
 	sim.tally->fresh += rc == FTMEM_FRESH;
 	sim.tally->refused += rc == FTMEM_ELOST;
-	if (rc == FTMEM_FRESH)
-		sim.floor.known = false;
+	sim.tally->corrupt += rc == FTMEM_ECORRUPT;
+	if (rc == 0)
+		judge_whole();
+	if (rc != FTMEM_FRESH)
+		return;
+	sim_floor_drop(&sim.floor);
+	sim_floor_drop(&sim.older);
+	sim.half_forgotten = false;
 }
 
-static bool anything_is_hidden(void)
+bool sim_judge_anything_is_hidden(void)
 {
 	for (uint32_t i = 0; i < sim.machines; i++)
 		if (sim.machine[i].state == SIM_AWAY && sim.machine[i].arenas > 0)
@@ -250,19 +167,19 @@ static bool anything_is_hidden(void)
 	return false;
 }
 
-void sim_judge_incarnation(uint64_t incarnation)
+void sim_judge_incarnation(uint32_t run, uint64_t incarnation)
 {
 	bool behind = false;
 
-	if (sim.incarnation[sim.run] != 0 && sim.incarnation[sim.run] != incarnation)
-		sim_break("ranks of run %u number it differently", sim.run);
-	sim.incarnation[sim.run] = incarnation;
-	for (uint32_t r = 1; r < sim.run; r++) {
+	if (sim.incarnation[run] != 0 && sim.incarnation[run] != incarnation)
+		sim_break("ranks of run %u number it differently", run);
+	sim.incarnation[run] = incarnation;
+	for (uint32_t r = 1; r < run; r++) {
 		behind = behind || sim.incarnation[r] >= incarnation;
 		if (sim.incarnation[r] == incarnation && sim.flaw == SIM_SOUND)
-			sim_break("runs %u and %u bear the same incarnation", r, sim.run);
+			sim_break("runs %u and %u bear the same incarnation", r, run);
 	}
-	sim.unordered = sim.unordered || (behind && anything_is_hidden());
+	sim.unordered = sim.unordered || (behind && sim_judge_anything_is_hidden());
 }
 
 /* When a start is over: who restored has made it whole again. */
@@ -275,7 +192,7 @@ void sim_judge_end(void)
 	sim_judge_memory();
 	if (!all || sim.restored.run == 0 || sim.unordered || sim.disturbed)
 		return;
-	if (!sim.floor.known || content_cmp(sim.floor.content, sim.restored) < 0)
+	if (!sim.floor.known || sim_content_cmp(sim.floor.content, sim.restored) < 0)
 		sim_break("version %u of run %u was restored, but is not on all ranks",
 		          sim.restored.version, sim.restored.run);
 }

@@ -137,7 +137,7 @@ struct sim_buffer *sim_buffer_new(uint64_t bytes)
 	sim.outside++;
 	b = malloc(sizeof(*b));
 	sim_require(b, "memory");
-	*b = (struct sim_buffer){aligned_alloc(PAGE, bytes), bytes, 1, NULL};
+	*b = (struct sim_buffer){aligned_alloc(PAGE, bytes), bytes, 1, NULL, NULL};
 	sim_require(b->memory, "memory");
 	memset(b->memory, 0, bytes);
 	sim.outside--;
@@ -150,6 +150,7 @@ void sim_buffer_drop(struct sim_buffer *b)
 		return;
 	if (b->orphan)
 		++*b->orphan;
+	sim_view_free(b->view);
 	free(b->memory);
 	free(b);
 }

@@ -5,6 +5,7 @@
 
 #include "sim.h"
 #include "tags.h"
+#include "wrapped.h"
 
 struct end {
 	struct net net;
@@ -22,7 +23,7 @@ static struct net *fake_of(struct net *net)
 
 static void step_of_tag(uint32_t tag)
 {
-	bool back = sim.now->process->restoring;
+	bool back = sim.now->process->restoring, mends = sim.now->process->repairing;
 
 	if (tag == TAG_TRANSFER)
 		sim_step(STEP_TRANSFER);
@@ -34,9 +35,9 @@ static void step_of_tag(uint32_t tag)
 	case TAG_INTENT: sim_step(back ? STEP_RETELL : STEP_TELL); break;
 	case TAG_BLOCK: sim_step(back ? STEP_REEXCHANGE : STEP_EXCHANGE); break;
 	case TAG_TRAILER: sim_step(back ? STEP_RETRAILER : STEP_TRAILER); break;
-	case TAG_SOURCE: sim_step(STEP_SOURCE); break;
-	case TAG_RESULT: sim_step(STEP_RESULT); break;
-	default: sim_step(STEP_SUMS); break;
+	case TAG_SOURCE: sim_step(mends ? STEP_MENDSOURCE : STEP_SOURCE); break;
+	case TAG_RESULT: sim_step(mends ? STEP_MENDRESULT : STEP_RESULT); break;
+	default: sim_step(mends ? STEP_MENDSUMS : STEP_SUMS); break;
 	}
 }
 
@@ -143,10 +144,6 @@ void sim_net_end(void)
 
 /* --- collective calls, by what they are for --- */
 
-int __real_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
-                         uint64_t deadline_ns, const char *what);
-int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
-                         uint64_t deadline_ns, const char *what);
 int __real_net_allgather(struct net *net, const void *in, size_t bytes, void *out,
                          uint64_t deadline_ns, const char *what);
 int __wrap_net_allgather(struct net *net, const void *in, size_t bytes, void *out,
@@ -154,12 +151,40 @@ int __wrap_net_allgather(struct net *net, const void *in, size_t bytes, void *ou
 
 static void step_of_call(const char *what)
 {
-	for (int i = 0; i < STEP_OTHER; i++)
-		if (strcmp(sim_step_name[i], what) == 0) {
-			sim_step((enum sim_step)i);
-			return;
-		}
-	sim_step(STEP_OTHER);
+	struct sim_process *p = sim.now->process;
+	int i = 0;
+
+	if (p->repairing)
+		sim_step(STEP_MENDGATHER);
+	while (i < STEP_OTHER && strcmp(sim_step_name[i], what) != 0)
+		i++;
+	sim_step((enum sim_step)i);
+	if (i == STEP_FORGETTING)
+		sim_forget_joined(p);
+}
+
+static void clear_older(struct arena *a)
+{
+	struct stamp stamp[2];
+	bool damaged;
+
+	for (int i = 0; i < 2; i++)
+		(void)slot_read(&a->slot[i], &stamp[i], &damaged);
+	if (stamp[0].version > 0 && stamp[1].version > 0)
+		slot_set_empty(&a->slot[stamp_cmp(stamp[0], stamp[1]) > 0]);
+}
+
+/* Wrong on purpose: true if the call is left out. */
+static bool goes_astray(const char *what)
+{
+	struct sim_process *p = sim.now->process;
+
+	if (sim.flaw == SIM_LONE_FORGET && strcmp(what, sim_step_name[STEP_FORGETTING]) == 0)
+		return !p->erases++;
+	if (p->repairing && sim.flaw == SIM_CLEARS_EARLY
+	    && strcmp(what, sim_step_name[STEP_WHOLE]) == 0)
+		clear_older(p->ft->epoch->arena);
+	return false;
 }
 
 int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
@@ -168,6 +193,8 @@ int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum 
 	int rc;
 
 	step_of_call(what);
+	if (goes_astray(what))
+		return 0;
 	inside[net->rank] = true;
 	rc = __real_net_allreduce(net, words, count, op, deadline_ns, what);
 	inside[net->rank] = false;

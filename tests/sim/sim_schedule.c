@@ -37,6 +37,9 @@ static void make_job(void)
 	sim.elastic = sim_chance(30);
 	sim.bytes = bytes[sim_random(4)];
 	sim.layout_seed = sim_random(1000);
+	sim.damaging = sim_chance(50);
+	sim.wild = sim.damaging && sim_chance(25);
+	sim.mending = sim_chance(50);
 	place_ranks();
 	for (uint32_t i = 0; i < sim.nodes; i++)
 		sim.machine_of[i] = new_machine();
@@ -52,6 +55,7 @@ static void kill_process(struct sim_process *p, bool reached)
 		sim_trace("rank %u dies in %s", p->rank, p->doing);
 		sim.tally->ranks_died++;
 		sim.tally->interrupted += p->restoring;
+		sim.tally->repairs_cut += p->repairing;
 	}
 	p->alive = false;
 	sim.outside++;
@@ -180,6 +184,12 @@ static void set_clock(void)
  * that there is something to lose, and then much happens in restores. */
 static int choose_target(void)
 {
+	if (sim.mends && sim_chance(50))
+		return STEP_MEND + (int)sim_random(STEP_FORGETEMPTY - STEP_MEND);
+	if (sim.forget_at < sim.calls && sim_chance(40))
+		return STEP_FORGETTING;
+	if (sim.forget_at < sim.calls && sim_chance(70))
+		return STEP_FORGETEMPTY + (int)sim_random(STEPS - STEP_FORGETEMPTY);
 	if (sim_chance(sim.run == 1 ? 70 : 20))
 		return -1;
 	if (sim.floor.known && sim_chance(60))
@@ -189,14 +199,24 @@ static int choose_target(void)
 
 static void begin(void)
 {
-	sim.run++;
+	sim.run = ++sim.runs;
 	sim.tally->starts++;
 	set_clock();
 	sim.run_random = (uint64_t)sim_random(UINT32_MAX) << 32 | sim_random(UINT32_MAX);
 	sim.calls = sim_random(5) + (sim.run == 1);
-	sim.disturbed = sim.chosen = false;
+	sim.disturbed = sim.chosen = sim.hit_inside = false;
+	sim.mends = sim.mending && sim_chance(50);
+	sim.forget_at = sim_chance(5) ? sim_random(5) : UINT32_MAX;
+	sim.forgetting = 0;
+	memset(sim.repair, 0, sizeof(sim.repair));
+	if (sim.damaging && sim_chance(40))
+		sim_damage_some();
+	sim.damage_in = sim.damaging && sim_chance(40) ? 1 + sim_random(3000) : 0;
+	sim.start_damages = sim.damages;
 	sim.restored = (struct sim_content){0, 0};
+	sim_judge_memory();
 	sim.floor_visible = sim_judge_floor_is_visible();
+	sim.fallback = sim.older.content;
 	sim.all[sim.run] = (1u << sim.ranks) - 1;
 	sim.target = choose_target();
 	sim.target_count = 1 + sim_random(sim_chance(50) ? 1 : 6);
@@ -210,6 +230,7 @@ static void begin(void)
 		sim_trace("    rank %u on machine %u", r, sim.machine_of[sim.node_of[r]]);
 		memset(p, 0, sizeof(*p));
 		p->rank = r;
+		p->run = sim.run;
 		p->machine = sim.machine_of[sim.node_of[r]];
 		p->alive = true;
 		p->since_ns = sim.clock_ns;
@@ -323,18 +344,18 @@ static void resize(void)
 
 static void handle_refusal(void)
 {
-	bool gone = !sim.floor.known;
+	bool gone = !sim_floor_is_left(&sim.floor, true);
 	uint32_t node = 0;
 
-	for (uint32_t r = 0; !gone && r < sim.floor.map->ranks; r++)
-		gone = sim.machine[sim.floor.machine[r]].losses != sim.floor.losses[r];
 	for (uint32_t i = 0; i < sim.nodes; i++)
 		sim.machine[sim.machine_of[i]].state = SIM_AWAY;
 	if (gone) {
 		sim_trace("the user gives the job up");
 		for (uint32_t i = 0; i < sim.machines; i++)
 			sim_smp_kill(&sim.machine[i]);
-		sim.floor.known = false;
+		sim_floor_drop(&sim.floor);
+		sim_floor_drop(&sim.older);
+		sim.half_forgotten = false;
 	}
 	for (uint32_t r = 0; !gone && r < sim.floor.map->ranks; r++)
 		if (sim.machine[sim.floor.machine[r]].state != SIM_USED && node < sim.nodes)
@@ -353,7 +374,7 @@ void sim_schedule(void)
 		run_start();
 		if (sim.broken[0])
 			break;
-		if (sim.chosen && sim.found == FTMEM_ELOST) {
+		if (sim.chosen && (sim.found == FTMEM_ELOST || sim.found == FTMEM_ECORRUPT)) {
 			handle_refusal();
 			continue;
 		}
@@ -365,5 +386,6 @@ void sim_schedule(void)
 	}
 	for (uint32_t i = 0; i < sim.machines; i++)
 		sim_smp_kill(&sim.machine[i]);
-	map_free(sim.floor.map);
+	sim_floor_drop(&sim.floor);
+	sim_floor_drop(&sim.older);
 }

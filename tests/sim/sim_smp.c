@@ -36,6 +36,27 @@ void sim_smp_kill(struct sim_machine *m)
 	}
 }
 
+/* As ftmem-smp reads it: false: not written yet, or damaged. */
+static bool read_header(const struct sim_buffer *b, struct arena_header *h)
+{
+	memcpy(h, b->memory, sizeof(*h));
+	return h->magic == ARENA_MAGIC && h->format == ARENA_FORMAT
+	       && h->header_sum == arena_header_sum(h) && h->arena_bytes <= b->bytes;
+}
+
+static struct commit_slot read_slot(const struct sim_buffer *b, uint64_t offset)
+{
+	const struct slot_header *s = (const void *)(b->memory + offset);
+	uint64_t word = atomic_load(&s->state);
+	enum slot_state state = (enum slot_state)(word & 0xff);
+
+	if (state == SLOT_FILLING)
+		return (struct commit_slot){state, {0, word >> 8}};
+	if ((state != SLOT_PREPARED && state != SLOT_COMMITTED) || word >> 8 != s->version)
+		return (struct commit_slot){SLOT_EMPTY, {0, 0}};
+	return (struct commit_slot){state, {s->incarnation, s->version}};
+}
+
 static struct sim_arena *find(struct sim_machine *m, uint64_t epoch, uint32_t rank)
 {
 	for (uint32_t i = 0; i < m->arenas; i++)
@@ -128,18 +149,13 @@ int smp_list(struct smp_client *c, struct smp_entry **entries, uint32_t *count)
 	sim_require(entry, "memory");
 	for (uint32_t i = 0; i < c->machine->arenas; i++) {
 		const struct sim_arena *a = &c->machine->arena[i];
-		const struct arena_header *h = (const void *)a->buffer->memory;
+		struct arena_header h;
+		bool readable = read_header(a->buffer, &h);
 
 		entry[i] = (struct smp_entry){.epoch = a->epoch, .rank = a->rank,
 		                              .bytes = a->buffer->bytes};
-		for (int j = 0; h->magic == ARENA_MAGIC && j < 2; j++) {
-			const struct slot_header *s =
-				(const void *)(a->buffer->memory + h->slot_offset[j]);
-			uint64_t word = atomic_load(&s->state);
-
-			entry[i].slot[j] = (struct commit_slot){
-				(enum slot_state)(word & 0xff), {s->incarnation, word >> 8}};
-		}
+		for (int j = 0; readable && j < 2; j++)
+			entry[i].slot[j] = read_slot(a->buffer, h.slot_offset[j]);
 	}
 	*count = c->machine->arenas;
 	qsort(entry, *count, sizeof(*entry), compare);
@@ -188,11 +204,14 @@ int smp_attach(struct smp_client *c, uint64_t epoch, uint32_t rank, bool lease, 
 int smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd)
 {
 	struct sim_buffer *b = sim_handle_buffer(fd);
+	struct arena_header h;
 	struct sim_arena *a;
 
 	sim_step(STEP_ADOPT);
 	if (!reaches(c))
 		return gone();
+	if (!read_header(b, &h) || h.epoch != epoch || h.rank != rank)
+		return error_set(FTMEM_EINVAL, "what is handed over is no arena of rank %u", rank);
 	a = find(c->machine, epoch, rank);
 	if (a && a->buffer != b)
 		return error_set(FTMEM_EINVAL, "there is another arena of rank %u", rank);
@@ -230,7 +249,10 @@ int smp_drop(struct smp_client *c, uint64_t epoch, uint32_t rank)
 
 int smp_retire(struct smp_client *c, uint64_t epoch)
 {
-	sim_step(sim.now->process->restoring ? STEP_RERETIRE : STEP_RETIRE);
+	sim_step(sim.now->process->restoring    ? STEP_RERETIRE
+	         : sim.now->process->repairing  ? STEP_MENDRETIRE
+	         : sim.now->process->forgetting ? STEP_FORGETRETIRE
+	                                        : STEP_RETIRE);
 	if (!reaches(c))
 		return gone();
 	for (uint32_t i = c->machine->arenas; i-- > 0;)

@@ -42,7 +42,7 @@ static void poison(struct sim_process *p)
 /* Which run trained what lies in the regions, by their first word; 0: none. */
 static uint32_t find_run(const struct sim_process *p, uint32_t version)
 {
-	struct sim_content c = {sim.run, version};
+	struct sim_content c = {sim.runs, version};
 
 	while (c.run > 0 && p->part[0].word[0] != part_word(&p->part[0], c, 0))
 		c.run--;
@@ -156,14 +156,13 @@ static void says(void *arg, int level, const char *line)
 	sim_trace("rank %u: \"%s\"", p->rank, line);
 }
 
-static void does(struct sim_process *p, const char *what)
+void sim_does(struct sim_process *p, const char *what)
 {
 	p->doing = what;
 	p->since_ns = sim.clock_ns;
 }
 
-/* Whether it went well. Nothing may fail but for what somebody else's loss explains. */
-static bool well(struct sim_process *p, int rc)
+bool sim_well(struct sim_process *p, int rc)
 {
 	sim_trace("rank %u: %s%s%s%s", p->rank, p->doing, rc ? ": " : "",
 	          rc ? ftmem_strerror(rc) : "", rc < 0 ? " !" : "");
@@ -198,13 +197,15 @@ static int open_job(struct sim_process *p)
 	return ftmem_open(&opts, &p->ft);
 }
 
-/* The base of its versions in *base; false: there is nothing to go on from. */
+/* The base of its versions in *base; false: there is nothing to go on from. Some begin anew
+ * where too much is lost. */
 static bool restore(struct sim_process *p, uint64_t *base)
 {
+	uint64_t random = sim.run_random + 1;
 	uint64_t version = 0;
 	int rc;
 
-	does(p, "ftmem_restore()");
+	sim_does(p, "ftmem_restore()");
 	p->restoring = true;
 	rc = ftmem_restore(p->ft, &version);
 	sim_step(STEP_RESTORED);
@@ -220,23 +221,28 @@ static bool restore(struct sim_process *p, uint64_t *base)
 	}
 	sim_judge_restore(p, rc);
 	*base = version;
+	if ((rc == FTMEM_ELOST || rc == FTMEM_ECORRUPT) && !sim.disturbed
+	    && test_random_below(&random, 2) == 0) {
+		p->progress = STAGE_RESTORED;
+		return sim_forget(p);
+	}
 	if (rc < 0)
 		return false;
-	sim_judge_incarnation(p->ft->incarnation);
+	sim_judge_incarnation(p->run, p->ft->incarnation);
 	p->progress = STAGE_RESTORED;
 	return true;
 }
 
 static bool snapshot(struct sim_process *p, uint32_t version, bool waits)
 {
-	uint32_t *went = &sim.went[sim.run][version];
+	uint32_t *went = &sim.went[p->run][version];
 	int rc;
 
-	fill(p, (struct sim_content){sim.run, version});
+	fill(p, (struct sim_content){p->run, version});
 	*went |= 1u << p->rank;
-	does(p, "ftmem_snapshot()");
+	sim_does(p, "ftmem_snapshot()");
 	if (sim_chance(3)) {
-		does(p, "ftmem_skip()");
+		sim_does(p, "ftmem_skip()");
 		rc = ftmem_skip(p->ft, version);
 		*went &= ~(1u << p->rank);
 		sim.tally->skipped++;
@@ -247,42 +253,48 @@ static bool snapshot(struct sim_process *p, uint32_t version, bool waits)
 	}
 	if (rc != 0)
 		*went &= ~(1u << p->rank);
-	if (!well(p, rc))
+	if (!sim_well(p, rc))
 		return false;
-	does(p, "ftmem_fence()");
-	if (!well(p, ftmem_fence(p->ft, NULL)))
+	sim_does(p, "ftmem_fence()");
+	if (!sim_well(p, ftmem_fence(p->ft, NULL)))
 		return false;
 	poison(p);
 	if (!waits)
 		return true;
-	does(p, "ftmem_wait()");
+	sim_does(p, "ftmem_wait()");
 	rc = ftmem_wait(p->ft, version, 5 * SIM_TIMEOUT_MS);
 	sim.tally->committed += rc == 0;
 	sim.tally->dropped += rc == FTMEM_DROPPED;
-	return well(p, rc);
+	return sim_well(p, rc);
 }
 
 static bool seal_anew(struct sim_process *p)
 {
 	sim.tally->resealed += p->rank == 0;
-	does(p, "ftmem_region_remove()");
-	if (!well(p, add_regions_anew(p)))
+	sim_does(p, "ftmem_region_remove()");
+	if (!sim_well(p, add_regions_anew(p)))
 		return false;
-	does(p, "ftmem_seal()");
-	return well(p, ftmem_seal(p->ft));
+	sim_does(p, "ftmem_seal()");
+	return sim_well(p, ftmem_seal(p->ft));
 }
 
 static void train(struct sim_process *p, uint64_t base)
 {
 	uint64_t random = sim.run_random; /* the same on all ranks */
-	uint32_t seal = test_random_below(&random, 15);
+	uint32_t seal = test_random_below(&random, 15), version = (uint32_t)base;
 
-	for (uint32_t i = 0; i < sim.calls && base + 2 * i + 2 < SIM_VERSIONS; i++) {
+	for (uint32_t i = 0; i < sim.calls && version + 2 < SIM_VERSIONS; i++) {
 		bool waits = test_random_below(&random, 4) > 0;
+		bool mends = test_random_below(&random, 3) == 0;
 
 		if (i == seal && !seal_anew(p))
 			return;
-		if (!snapshot(p, (uint32_t)base + 2 * i + 2, waits || i + 1 == sim.calls))
+		if (i == sim.forget_at && !sim_forget(p))
+			return;
+		version = i == sim.forget_at ? 2 : version + 2;
+		if (!snapshot(p, version, waits || i + 1 == sim.calls))
+			return;
+		if (sim.mends && mends && p->repairs < SIM_REPAIRS && !sim_repair(p))
 			return;
 	}
 }
@@ -293,15 +305,15 @@ void *sim_trainer(void *process)
 	uint64_t base = 0;
 	bool good;
 
-	does(p, "ftmem_open()");
-	good = well(p, open_job(p));
-	does(p, "ftmem_region_add()");
-	good = good && well(p, add_regions(p));
-	does(p, "ftmem_seal()");
-	good = good && well(p, ftmem_seal(p->ft)) && restore(p, &base);
+	sim_does(p, "ftmem_open()");
+	good = sim_well(p, open_job(p));
+	sim_does(p, "ftmem_region_add()");
+	good = good && sim_well(p, add_regions(p));
+	sim_does(p, "ftmem_seal()");
+	good = good && sim_well(p, ftmem_seal(p->ft)) && restore(p, &base);
 	if (good)
 		train(p, base);
-	does(p, "ftmem_close()");
+	sim_does(p, "ftmem_close()");
 	sim_step(STEP_CLOSING);
 	ftmem_close(p->ft);
 	p->ft = NULL;
@@ -309,6 +321,6 @@ void *sim_trainer(void *process)
 	if (!sim.disturbed && sim_process_holds(p))
 		sim_break("rank %u holds memory or descriptors after ftmem_close()", p->rank);
 	p->progress = STAGE_OVER;
-	does(p, "nothing");
+	sim_does(p, "nothing");
 	return NULL;
 }

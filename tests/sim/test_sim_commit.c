@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Random schedules of jobs that crash, lose machines, get them back and recover,
- * and of recoveries that crash too. FTMEM_SCHEDULES: how many (default 100 000);
- * FTMEM_SEED: from this one on (default: it alone, with its trace).
+ * and of recoveries that crash too: 100,000, or as schedules.h says.
  */
-#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,9 +11,13 @@
 
 #include <cmocka.h>
 
+#include "schedules.h"
+#include "test_env.h"
 #include "world.h"
 
 #define FLAW_SCHEDULES 200000
+/* From here on those flaws are noticed soonest that take ten thousands of schedules. */
+#define FLAW_FIRST     580001
 
 /* --- schedules --- */
 
@@ -200,7 +202,7 @@ static void handle_refusal(struct world *w)
 		world_trace(w, "the user forgets the job");
 		for (uint32_t i = 0; i < w->nodes; i++)
 			memset(w->machine[w->machine_of[i]].arena, 0, sizeof(w->machine[0].arena));
-		w->floor_known = false;
+		judge_forgotten(w);
 		return;
 	}
 	world_trace(w, "the machines come back");
@@ -256,31 +258,22 @@ static void run_schedule(struct world *w)
 
 /* Of the last schedule. */
 static struct world w;
+static struct tally tally;
 
-static bool schedule_holds(uint64_t seed, enum flaw flaw, bool trace, struct tally *tally)
+static bool schedule_holds(uint64_t seed, int flaw, bool trace)
 {
-	world_init(&w, seed, flaw, trace, tally);
-	tally->schedules++;
+	world_init(&w, seed, (enum flaw)flaw, trace, &tally);
+	tally.schedules++;
 	run_schedule(&w);
 	world_deinit(&w);
-	tally->steps += w.step;
+	tally.steps += w.step;
 	return !w.broken[0];
-}
-
-static uint64_t env_number(const char *name, uint64_t otherwise)
-{
-	const char *text = getenv(name);
-
-	return text && *text ? strtoull(text, NULL, 0) : otherwise;
 }
 
 /* Says how often everything happened. Returns how many kinds never did. */
 static int print_tally(const struct tally *t)
 {
-	const struct {
-		const char *name;
-		uint64_t count;
-	} kind[] = {
+	const struct schedules_kind kind[] = {
 		{"starts of a job", t->starts},
 		{"ranks that died", t->kills},
 		{"machines lost", t->machines_lost},
@@ -296,14 +289,11 @@ static int print_tally(const struct tally *t)
 		{"refusals: too much is lost", t->refusals},
 		{"fresh starts", t->fresh},
 	};
-	int never = 0;
+	int never;
 
 	print_message("%llu schedules, %llu steps\n", (unsigned long long)t->schedules,
 	              (unsigned long long)t->steps);
-	for (size_t i = 0; i < sizeof(kind) / sizeof(kind[0]); i++) {
-		print_message("%10llu  %s\n", (unsigned long long)kind[i].count, kind[i].name);
-		never += kind[i].count == 0;
-	}
+	never = schedules_print(kind, sizeof(kind) / sizeof(kind[0]));
 	print_message("A rank died\n");
 	for (int i = 0; i < DEATHS; i++) {
 		if (!death_name[i])
@@ -316,26 +306,10 @@ static int print_tally(const struct tally *t)
 
 static void every_schedule_keeps_the_promises(void **state)
 {
-	uint64_t first = env_number("FTMEM_SEED", 0);
-	uint64_t count = env_number("FTMEM_SCHEDULES", first ? 1 : 100000);
-	bool one = count == 1;
-	struct tally tally = {0}, again = {0};
-	int never;
+	uint64_t count = schedules_run(schedule_holds, 100000);
+	int never = print_tally(&tally);
 
 	(void)state;
-	if (first == 0)
-		first = 1;
-	for (uint64_t seed = first; seed < first + count; seed++) {
-		if (schedule_holds(seed, FLAW_NONE, one, &tally))
-			continue;
-		if (!one)
-			schedule_holds(seed, FLAW_NONE, true, &again);
-		fflush(stdout);
-		fail_msg("schedule %llu breaks a promise, see the trace; again with\n"
-		         "FTMEM_SEED=%llu %s", (unsigned long long)seed,
-		         (unsigned long long)seed, program_invocation_name);
-	}
-	never = print_tally(&tally);
 	if (count >= 1000 && never > 0)
 		fail_msg("%d kinds of events never happened", never);
 }
@@ -351,26 +325,18 @@ static void every_flaw_is_noticed(void **state)
 		[FLAW_COUNTS_IF_LATE] = "counts where the clock is behind, without chance",
 		[FLAW_CLOCK_ALONE] = "numbers by the clock alone",
 		[FLAW_HASTY_RECOVERY] = "clears before all are prepared",
+		[FLAW_ENTERS_EARLY] = "notes a run before it holds what that restored",
+		[FLAW_BELIEVES_OLD] = "believes arenas that were away",
+		[FLAW_DOUBTS_LATE] = "believes all arenas but those that replaced lost ones",
 		[FLAW_STAMPS_ANEW] = "stamps anew what moves to a new epoch",
 		[FLAW_STAYS_IN_JOINED] = "moves into slots of an epoch that was joined",
 	};
-	struct tally tally = {0};
 
 	(void)state;
 	/* Some take ten thousands of schedules. */
-	if (getenv("FTMEM_TEST_QUICK"))
+	if (test_quick())
 		skip();
-	for (int flaw = FLAW_NONE + 1; flaw < FLAWS; flaw++) {
-		uint64_t seed = 1;
-
-		while (seed < FLAW_SCHEDULES
-		       && schedule_holds(seed, (enum flaw)flaw, false, &tally))
-			seed++;
-		if (seed == FLAW_SCHEDULES)
-			fail_msg("nobody notices who %s", name[flaw]);
-		print_message("schedule %llu notices who %s: %s\n", (unsigned long long)seed,
-		              name[flaw], w.broken);
-	}
+	schedules_notice(schedule_holds, name, FLAWS, FLAW_FIRST, FLAW_SCHEDULES, w.broken);
 }
 
 int main(void)

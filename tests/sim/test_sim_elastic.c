@@ -17,6 +17,7 @@
 #include "error.h"
 #include "match.h"
 #include "plan.h"
+#include "schedules.h"
 
 struct sim {
 	uint64_t random;
@@ -627,22 +628,15 @@ static void run_schedule(uint64_t seed, struct summary *sum)
 		free(s.had[i]);
 }
 
-static uint64_t env_number(const char *name, uint64_t otherwise)
-{
-	const char *text = getenv(name);
-
-	return text && *text ? strtoull(text, NULL, 0) : otherwise;
-}
-
 static void every_job_is_restored_on_any_shape(void **state)
 {
-	uint64_t count = env_number("FTMEM_SCHEDULES", 300), first = 1;
+	uint64_t count = schedules_number("FTMEM_SCHEDULES", 300), first = 1;
 	const char *one = getenv("FTMEM_SEED");
 	struct summary sum = {0};
 
 	(void)state;
 	if (one) {
-		first = env_number("FTMEM_SEED", 1);
+		first = schedules_number("FTMEM_SEED", 1);
 		count = 1;
 	}
 	for (running = first; running < first + count; running++)

@@ -21,6 +21,7 @@
 #include "match.h"
 #include "plan_impl.h"
 #include "route_impl.h"
+#include "schedules.h"
 
 #define NODE_RANKS   8u
 #define GROUP_RANKS  (8 * NODE_RANKS)
@@ -591,20 +592,13 @@ static void run_shape(const struct shape *s)
 	fabric_deinit(&orders);
 }
 
-static uint32_t env_number(const char *name, uint32_t otherwise)
-{
-	const char *text = getenv(name);
-
-	return text && *text ? (uint32_t)strtoul(text, NULL, 0) : otherwise;
-}
-
 static void costs_grow_with_own_regions(void **state)
 {
-	uint64_t bytes = (uint64_t)env_number("FTMEM_SIM_TENSOR_KIB", 1024) << 10;
+	uint64_t bytes = schedules_number("FTMEM_SIM_TENSOR_KIB", 1024) << 10;
 
 	(void)state;
-	ranks = env_number("FTMEM_SIM_RANKS", 1024);
-	regions = env_number("FTMEM_SIM_REGIONS", 64);
+	ranks = (uint32_t)schedules_number("FTMEM_SIM_RANKS", 1024);
+	regions = (uint32_t)schedules_number("FTMEM_SIM_REGIONS", 64);
 	rows = ranks < 1024 ? 1024 : ranks;
 	columns = bytes / ELEM_BYTES / rows < 8 ? 8 : bytes / ELEM_BYTES / rows;
 	assert_int_equal(ranks % 8, 0);

@@ -2,10 +2,8 @@
 /*
  * Random schedules of whole jobs (sim.h): ranks, machines and SMPs that go at any step of
  * the library's work, messages that take their time, clocks that are set back, and starts
- * with other machines, other places and other numbers of ranks. FTMEM_SCHEDULES: how many
- * (default 14 000); FTMEM_SEED: from this one on (default: it alone, with its trace).
+ * with other machines, other places and other numbers of ranks: 14,000, or as schedules.h says.
  */
-#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,7 +12,9 @@
 
 #include <cmocka.h>
 
+#include "schedules.h"
 #include "sim.h"
+#include "test_env.h"
 #include "test_random.h"
 
 #define FLAW_SCHEDULES 20000u
@@ -68,33 +68,25 @@ void sim_require(bool good, const char *what)
 
 /* --- tests --- */
 
-static bool schedule_holds(uint64_t seed, enum sim_flaw flaw, bool trace, struct sim_tally *tally)
+static struct sim_tally tally;
+
+static bool schedule_holds(uint64_t seed, int flaw, bool trace)
 {
 	memset(&sim, 0, sizeof(sim));
 	sim.seed = sim.random = seed;
-	sim.flaw = flaw;
+	sim.flaw = (enum sim_flaw)flaw;
 	sim.trace = trace;
-	sim.tally = tally;
+	sim.tally = &tally;
 	sim.wall_ns = UINT64_C(1) << 60;
-	tally->schedules++;
+	tally.schedules++;
 	sim_schedule();
 	return !sim.broken[0];
-}
-
-static uint64_t env_number(const char *name, uint64_t otherwise)
-{
-	const char *text = getenv(name);
-
-	return text && *text ? strtoull(text, NULL, 0) : otherwise;
 }
 
 /* How often everything happened. Returns how many kinds never did. */
 static int print_tally(const struct sim_tally *t)
 {
-	const struct {
-		const char *name;
-		uint64_t count;
-	} kind[] = {
+	const struct schedules_kind kind[] = {
 		{"starts of a job", t->starts},
 		{"of these that ended in order", t->orderly},
 		{"ranks that died", t->ranks_died},
@@ -113,16 +105,30 @@ static int print_tally(const struct sim_tally *t)
 		{"layouts changed in a run", t->resealed},
 		{"deaths in a restore", t->interrupted},
 		{"refusals: too much is lost", t->refused},
+		{"refusals: too much is damaged", t->corrupt},
+		{"repairs, of all ranks", t->repairs},
+		{"of these that mended something", t->mended},
+		{"blocks mended", t->blocks},
+		{"repairs refused: too much is damaged", t->beyond},
+		{"of these that left the version before", t->spared},
+		{"deaths in a repair", t->repairs_cut},
+		{"repairs that failed after a loss, by rank", t->repairs_failed},
+		{"jobs forgotten", t->forgotten},
+		{"of these that were cut short", t->forgets_cut},
+		{"bits that flipped where they were read", t->hit_inside},
 		{"fresh starts", t->fresh},
 		{"calls that failed after a loss", t->failed},
 	};
-	int never = 0;
+	int never;
 
 	print_message("%llu schedules, %llu turns\n", (unsigned long long)t->schedules,
 	              (unsigned long long)t->switches);
-	for (size_t i = 0; i < sizeof(kind) / sizeof(kind[0]); i++) {
-		print_message("%10llu  %s\n", (unsigned long long)kind[i].count, kind[i].name);
-		never += kind[i].count == 0;
+	never = schedules_print(kind, sizeof(kind) / sizeof(kind[0]));
+	print_message("Bits that flipped\n");
+	for (int i = 0; i < SIM_PLACES; i++) {
+		print_message("%10llu  %s\n", (unsigned long long)t->damages[i],
+		              sim_place_name[i]);
+		never += t->damages[i] == 0;
 	}
 	print_message("Steps: how often passed, and how often a rank died there\n");
 	for (int i = 0; i < STEPS; i++) {
@@ -137,26 +143,10 @@ static int print_tally(const struct sim_tally *t)
 
 static void the_library_keeps_its_promises(void **state)
 {
-	uint64_t first = env_number("FTMEM_SEED", 0);
-	uint64_t count = env_number("FTMEM_SCHEDULES", first ? 1 : 14000);
-	bool one = count == 1;
-	struct sim_tally tally = {0}, again = {0};
-	int never;
+	uint64_t count = schedules_run(schedule_holds, 14000);
+	int never = print_tally(&tally);
 
 	(void)state;
-	if (first == 0)
-		first = 1;
-	for (uint64_t seed = first; seed < first + count; seed++) {
-		if (schedule_holds(seed, SIM_SOUND, one, &tally))
-			continue;
-		if (!one)
-			schedule_holds(seed, SIM_SOUND, true, &again);
-		fflush(stdout);
-		fail_msg("schedule %llu breaks a promise, see the trace; again with\n"
-		         "FTMEM_SEED=%llu %s", (unsigned long long)seed,
-		         (unsigned long long)seed, program_invocation_name);
-	}
-	never = print_tally(&tally);
 	if (count >= 5000 && never > 0)
 		fail_msg("%d kinds of events never happened", never);
 }
@@ -165,11 +155,14 @@ static void a_seed_gives_the_same_course_again(void **state)
 {
 	(void)state;
 	for (uint64_t seed = 1; seed <= 20; seed++) {
-		struct sim_tally first = {0}, again = {0};
+		struct sim_tally first;
 
-		schedule_holds(seed, SIM_SOUND, false, &first);
-		schedule_holds(seed, SIM_SOUND, false, &again);
-		assert_memory_equal(&first, &again, sizeof(first));
+		memset(&tally, 0, sizeof(tally));
+		schedule_holds(seed, SIM_SOUND, false);
+		first = tally;
+		memset(&tally, 0, sizeof(tally));
+		schedule_holds(seed, SIM_SOUND, false);
+		assert_memory_equal(&first, &tally, sizeof(first));
 	}
 }
 
@@ -183,23 +176,16 @@ static void every_flaw_is_noticed(void **state)
 		[SIM_EARLY_END] = "gives older epochs up when a new one is sealed",
 		[SIM_NO_VOTE] = "commits without a vote",
 		[SIM_OLDER_VERSION] = "chooses the version before the newest",
+		[SIM_CLEARS_EARLY] = "empties the older slot before all hold what is repaired",
+		[SIM_FITS_SUMS] = "writes checksums that fit what is damaged",
+		[SIM_SPARES_NOTHING] = "fills the older slot when a repair was refused",
+		[SIM_LONE_FORGET] = "forgets before all may",
 	};
-	struct sim_tally tally = {0};
 
 	(void)state;
-	if (getenv("FTMEM_TEST_QUICK"))
+	if (test_quick())
 		skip();
-	for (int flaw = SIM_SOUND + 1; flaw < SIM_FLAWS; flaw++) {
-		uint64_t seed = 1;
-
-		while (seed < FLAW_SCHEDULES
-		       && schedule_holds(seed, (enum sim_flaw)flaw, false, &tally))
-			seed++;
-		if (seed == FLAW_SCHEDULES)
-			fail_msg("nobody notices who %s", name[flaw]);
-		print_message("schedule %llu notices who %s: %s\n", (unsigned long long)seed,
-		              name[flaw], sim.broken);
-	}
+	schedules_notice(schedule_holds, name, SIM_FLAWS, 1, FLAW_SCHEDULES, sim.broken);
 }
 
 int main(void)

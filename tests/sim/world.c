@@ -173,9 +173,33 @@ static void seal(struct world *w, uint32_t rank)
 
 static void describe(const struct world *w, const struct world_arena *a, struct recover_arena *out)
 {
-	*out = (struct recover_arena){.epoch = a->epoch, .rank = a->rank, .unsure = a->late};
+	*out = (struct recover_arena){.epoch = a->epoch, .rank = a->rank, .entered = a->entered};
 	out->agent = a->rank < w->ranks ? a->rank : 0;
 	memcpy(out->slot, a->slot, sizeof(out->slot));
+}
+
+/* The last run that any arena of an epoch knows of. */
+static uint64_t last_run(const struct world *w, uint64_t epoch)
+{
+	uint64_t last = 0;
+
+	for (uint32_t i = 0; i < w->tabled; i++)
+		if (w->table[i].epoch == epoch && w->table[i].entered > last)
+			last = w->table[i].entered;
+	return last;
+}
+
+/* Who can tell what was committed. */
+static void doubt(struct world *w)
+{
+	for (uint32_t i = 0; i < w->tabled; i++) {
+		struct recover_arena *a = &w->table[i];
+
+		a->unsure = a->entered == 0 || (a->entered < last_run(w, a->epoch) &&
+		                                w->flaw != FLAW_BELIEVES_OLD);
+		if (w->flaw == FLAW_DOUBTS_LATE)
+			a->unsure = w->table_arena[i]->late;
+	}
 }
 
 /* The table that all ranks gather, and the epochs with the maps that speak for them. */
@@ -200,6 +224,8 @@ static struct recover_input gather(struct world *w, struct recover_epoch *epoch)
 				epoch[e] = (struct recover_epoch){a->epoch, a->map};
 			in.epochs += e == in.epochs;
 		}
+	w->tabled = in.arenas;
+	doubt(w);
 	return in;
 }
 
@@ -247,6 +273,13 @@ static void choose(struct world *w)
 		            (unsigned long long)w->choice.epoch, w->restored.run);
 }
 
+static void enter(struct world *w, uint32_t rank)
+{
+	world_trace(w, "rank %u notes that it takes part in the run", rank);
+	w->process[rank].arena->entered = w->incarnation;
+	w->process[rank].life = LIFE_ENTERED;
+}
+
 static bool all_reached(const struct world *w, enum life life)
 {
 	for (uint32_t r = 0; r < w->ranks; r++)
@@ -257,7 +290,6 @@ static bool all_reached(const struct world *w, enum life life)
 
 static bool step_sealed(struct world *w, uint32_t rank)
 {
-	static const struct commit_slot nothing[2];
 	struct process *p = &w->process[rank];
 
 	if (w->found == FOUND_UNKNOWN) {
@@ -268,13 +300,13 @@ static bool step_sealed(struct world *w, uint32_t rank)
 	if (w->found == FTMEM_ELOST)
 		return false;
 	if (w->found == FTMEM_FRESH)
-		p->life = LIFE_CLEAR;
+		p->life = LIFE_AFRESH;
 	else if (w->in_place)
-		p->life = w->source[rank].arena < 0 ? LIFE_REBUILD : LIFE_JOIN;
+		p->life = w->source[rank].arena < 0 ? LIFE_REBUILD : LIFE_HOLD;
 	else if (p->arena->epoch != w->epoch)
 		seal(w, rank);
 	else
-		engine_begin(w, rank, nothing);
+		enter(w, rank);
 	return true;
 }
 
@@ -287,23 +319,73 @@ static int slot_of_choice(const struct world *w, const struct world_arena *a)
 	return -1;
 }
 
-static void clear(struct world *w, uint32_t rank)
+/* One of them, but that of what is restored; false: there is none. */
+static bool clear_slot(struct world *w, uint32_t rank)
 {
-	struct process *p = &w->process[rank];
-	struct world_arena *a = p->arena;
-	struct machine *m = machine_of_rank(w, rank);
+	struct world_arena *a = w->process[rank].arena;
 	int keep = slot_of_choice(w, a);
 
 	for (int s = 0; s < 2; s++)
 		if (s != keep && a->slot[s].state != SLOT_EMPTY) {
 			world_trace(w, "rank %u clears slot %d", rank, s);
 			a->slot[s] = (struct commit_slot){SLOT_EMPTY, {0, 0}};
-			return;
+			return true;
 		}
-	for (uint32_t i = 0; keep >= 0 && i < WORLD_ARENAS; i++)
+	return false;
+}
+
+static void clear(struct world *w, uint32_t rank)
+{
+	struct machine *m = machine_of_rank(w, rank);
+
+	if (clear_slot(w, rank))
+		return;
+	for (uint32_t i = 0; i < WORLD_ARENAS; i++)
 		if (m->arena[i].used && m->arena[i].epoch < w->epoch)
 			m->arena[i].used = false;
-	engine_begin(w, rank, a->slot);
+	engine_begin(w, rank, w->process[rank].arena->slot);
+}
+
+static bool committed_somewhere(const struct world *w, uint64_t epoch, struct stamp stamp)
+{
+	for (uint32_t i = 0; i < w->tabled; i++)
+		for (int s = 0; w->table[i].epoch == epoch && s < 2; s++)
+			if (w->table[i].slot[s].state == SLOT_COMMITTED
+			    && stamp_cmp(w->table[i].slot[s].stamp, stamp) == 0)
+				return true;
+	return false;
+}
+
+/* Where a lost version is rebuilt. */
+static uint32_t spare_slot(const struct world *w, const struct world_arena *a)
+{
+	struct commit_slot slots[2];
+
+	for (int s = 0; s < 2; s++) {
+		slots[s] = a->slot[s];
+		if (slots[s].state == SLOT_PREPARED
+		    && committed_somewhere(w, a->epoch, slots[s].stamp))
+			slots[s].state = SLOT_COMMITTED;
+	}
+	return commit_spare(slots);
+}
+
+/* All hold what is restored, if anything is, and no rank stores anything before all have
+ * noted that they take part. */
+static bool step_entered(struct world *w, uint32_t rank)
+{
+	static const struct commit_slot nothing[2];
+	struct process *p = &w->process[rank];
+
+	if (!all_reached(w, LIFE_ENTERED) && w->flaw != FLAW_HASTY_RECOVERY)
+		return false;
+	if (all_reached(w, LIFE_ENTERED))
+		judge_entered(w);
+	if (w->in_place)
+		p->life = LIFE_COMMIT;
+	else
+		engine_begin(w, rank, nothing);
+	return true;
 }
 
 /* The next step of recovery in place. */
@@ -313,9 +395,15 @@ static bool step_recovery(struct world *w, uint32_t rank)
 	struct world_arena *a = p->arena;
 
 	switch (p->life) {
+	case LIFE_AFRESH:
+		if (!clear_slot(w, rank))
+			enter(w, rank);
+		return true;
 	case LIFE_REBUILD:
 		w->tally->rebuilds++;
-		p->slot = commit_spare(a->slot);
+		p->slot = spare_slot(w, a);
+		if (w->flaw == FLAW_ENTERS_EARLY)
+			a->entered = w->incarnation;
 		a->slot[p->slot] = (struct commit_slot){SLOT_FILLING, {0, 0}};
 		a->data[p->slot] = (struct identity){0, 0};
 		p->life = LIFE_PREPARE;
@@ -324,15 +412,21 @@ static bool step_recovery(struct world *w, uint32_t rank)
 		a->data[p->slot] = w->restored;
 		a->parity[p->slot] = true;
 		a->slot[p->slot] = (struct commit_slot){SLOT_PREPARED, w->choice.stamp};
-		p->life = LIFE_JOIN;
+		p->life = LIFE_HOLD;
 		break;
+	case LIFE_HOLD:
+		if (a->entered < last_run(w, a->epoch))
+			a->entered = last_run(w, a->epoch);
+		p->life = LIFE_JOIN;
+		return true;
 	case LIFE_JOIN:
 		if (!all_reached(w, LIFE_JOIN) && w->flaw != FLAW_HASTY_RECOVERY)
 			return false;
 		if (all_reached(w, LIFE_JOIN))
-			judge_committed(w, w->restored);
-		p->life = LIFE_COMMIT;
+			judge_held(w);
+		enter(w, rank);
 		return true;
+	case LIFE_ENTERED: return step_entered(w, rank);
 	case LIFE_COMMIT:
 		a->slot[slot_of_choice(w, a)].state = SLOT_COMMITTED;
 		p->life = LIFE_CLEAR;
@@ -341,7 +435,7 @@ static bool step_recovery(struct world *w, uint32_t rank)
 	}
 	world_trace(w, "rank %u %s slot %u", rank,
 	            p->life == LIFE_PREPARE ? "rebuilds into"
-	            : p->life == LIFE_JOIN  ? "publishes PREPARED again,"
+	            : p->life == LIFE_HOLD  ? "publishes PREPARED again,"
 	                                    : "publishes COMMITTED again, not in",
 	            p->slot);
 	return true;
@@ -429,9 +523,12 @@ bool world_step(struct world *w)
 const char *const death_name[DEATHS] = {
 	[DEATH_UNSEALED] = "before it has an arena",
 	[DEATH_SEALED] = "sealed, before it knows what is restored",
+	[DEATH_AFRESH] = "before all its slots are EMPTY, where nothing is restored",
 	[DEATH_REBUILD] = "before its lost slot is FILLING",
 	[DEATH_PREPARE] = "before its rebuilt slot is PREPARED",
+	[DEATH_HOLD] = "before it notes the last run that any knew of",
 	[DEATH_JOIN] = "before it hears that all hold the version",
+	[DEATH_ENTERED] = "before it hears that all noted that they take part",
 	[DEATH_COMMIT] = "before the restored slot is COMMITTED",
 	[DEATH_CLEAR] = "before its other slot is EMPTY",
 	[DEATH_IDLE] = "between versions",
@@ -466,9 +563,10 @@ enum death world_death(const struct world *w, uint32_t rank)
 {
 	static const enum death in_life[] = {
 		[LIFE_SEAL] = DEATH_UNSEALED,   [LIFE_SEALED] = DEATH_SEALED,
-		[LIFE_REBUILD] = DEATH_REBUILD, [LIFE_PREPARE] = DEATH_PREPARE,
-		[LIFE_JOIN] = DEATH_JOIN,       [LIFE_COMMIT] = DEATH_COMMIT,
-		[LIFE_CLEAR] = DEATH_CLEAR,
+		[LIFE_AFRESH] = DEATH_AFRESH,   [LIFE_REBUILD] = DEATH_REBUILD,
+		[LIFE_PREPARE] = DEATH_PREPARE, [LIFE_HOLD] = DEATH_HOLD,
+		[LIFE_JOIN] = DEATH_JOIN,       [LIFE_ENTERED] = DEATH_ENTERED,
+		[LIFE_COMMIT] = DEATH_COMMIT,   [LIFE_CLEAR] = DEATH_CLEAR,
 	};
 	const struct process *p = &w->process[rank];
 

@@ -45,6 +45,7 @@ struct world_arena {
 	uint64_t epoch, geometry;
 	uint32_t rank;
 	bool late;
+	uint64_t entered; /* the last run that it knows the outcome of */
 	const struct map *map;
 	struct commit_slot slot[2];
 	struct identity data[2];
@@ -92,9 +93,12 @@ struct part {
 enum life {
 	LIFE_SEAL,    /* takes its arena */
 	LIFE_SEALED,  /* waits for all, then for what is to be restored */
+	LIFE_AFRESH,  /* nothing is: empties its slots, then enters the run */
 	LIFE_REBUILD, /* its slot is lost: fills the spare one */
 	LIFE_PREPARE,
-	LIFE_JOIN,    /* waits until all are prepared */
+	LIFE_HOLD,    /* notes the last run that any knew of */
+	LIFE_JOIN,    /* waits until all hold the version, then enters the run */
+	LIFE_ENTERED, /* waits until all have */
 	LIFE_COMMIT,
 	LIFE_CLEAR,   /* the other slot, older epochs */
 	LIFE_RUN,
@@ -131,6 +135,9 @@ enum flaw {
 	FLAW_COUNTS_IF_LATE,      /* both, where the clock is behind what is stored */
 	FLAW_CLOCK_ALONE,         /* the clock, whatever is stored */
 	FLAW_HASTY_RECOVERY,      /* clears before all are prepared */
+	FLAW_ENTERS_EARLY,        /* before it holds what is restored */
+	FLAW_BELIEVES_OLD,        /* arenas that were away deny */
+	FLAW_DOUBTS_LATE,         /* arenas that replaced lost ones never deny, all others do */
 	FLAW_STAMPS_ANEW,         /* what moves to a new epoch */
 	FLAW_STAYS_IN_JOINED,     /* and into the slots of one that was joined */
 	FLAWS,
@@ -141,9 +148,12 @@ enum flaw {
 enum death {
 	DEATH_UNSEALED,
 	DEATH_SEALED,
+	DEATH_AFRESH,
 	DEATH_REBUILD,
 	DEATH_PREPARE,
+	DEATH_HOLD,
 	DEATH_JOIN,
+	DEATH_ENTERED,
 	DEATH_COMMIT,
 	DEATH_CLEAR,
 	DEATH_IDLE,
@@ -199,6 +209,7 @@ struct world {
 	struct recover_choice choice;
 	struct identity restored;
 	struct recover_arena table[WORLD_TABLE];
+	uint32_t tabled;
 	struct world_arena *table_arena[WORLD_TABLE];
 	struct recover_source source[WORLD_RANKS];
 	struct vote vote[WORLD_CALLS];
@@ -208,8 +219,11 @@ struct world {
 	uint32_t copied[WORLD_STARTS + 1][WORLD_VERSIONS]; /* ranks whose copy was good */
 	bool floor_known;
 	struct identity floor;            /* the newest that was committed */
+	bool floor_entered;               /* all noted the run that it is of, or was restored in */
+	uint32_t afresh;                  /* instead: the run that all noted, with nothing; or 0 */
 	const struct map *floor_map;
-	uint32_t home[WORLD_RANKS];       /* machines that held it then */
+	uint64_t floor_epoch;
+	uint32_t home[WORLD_RANKS];       /* machines that held it, or noted that, then */
 	uint64_t incarnations[WORLD_STARTS + 1]; /* of the runs; 0: it had none yet */
 	bool unordered;                   /* a clock that went back: numbers need not grow */
 	char broken[160];                 /* the promise that was broken, or "" */
@@ -251,5 +265,8 @@ bool judge_within_tolerance(const struct world *w);
 void judge_incarnation(struct world *w);
 void judge_choice(struct world *w);
 void judge_committed(struct world *w, struct identity data);
+void judge_held(struct world *w);
+void judge_entered(struct world *w);
+void judge_forgotten(struct world *w);
 
 #endif

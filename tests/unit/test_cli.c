@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The ftmem command, that lies beside the program FTMEM_SMP names. */
+#include <sched.h>
+
 #include "clock.h"
 #include "smp_fixture.h"
 
@@ -224,6 +226,46 @@ static void drop_can_be_forced(void **state)
 	close(fd);
 }
 
+/* The first process of a pid namespace of its own: here that is the number of another. */
+static pid_t start_in_a_namespace(const struct smp_fixture *f)
+{
+	pid_t starter = fork();
+
+	if (starter)
+		return starter;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (unshare(CLONE_NEWPID) != 0 || (starter = fork()) < 0)
+		_exit(1);
+	if (starter)
+		_exit(waitpid(starter, NULL, 0) == starter ? 0 : 1);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	execl(f->config.smp_path, "ftmem-smp", "--job", "job", "--node", "node", "--dir", f->dir,
+	      "--foreground", (char *)NULL);
+	_exit(1);
+}
+
+static void drop_does_not_wait_for_another_process_of_that_number(void **state)
+{
+	struct smp_fixture *f = *state;
+	struct smp_config config = f->config;
+	uint64_t end = clock_deadline(SMP_PATIENCE_MS);
+	struct smp_client *c = NULL;
+	char out[8192];
+	pid_t starter;
+
+	smp_fixture_needs_root();
+	starter = start_in_a_namespace(f);
+	config.smp_path = NULL;
+	while (smp_connect(&config, &c) != 0 && clock_ns() < end)
+		clock_sleep(1000000);
+	assert_non_null(c);
+	assert_int_equal(smp_pid(c), 1);
+	smp_close(c);
+	assert_int_equal(FTMEM("drop", "job"), 0);
+	assert_int_equal(smp_fixture_entries(f->dir), 0);
+	assert_int_equal(waitpid(starter, NULL, 0), starter);
+}
+
 static void what_a_killed_one_left_is_removed(void **state)
 {
 	struct smp_fixture *f = *state;
@@ -263,6 +305,7 @@ int main(void)
 		TEST(status_shows_ranks_and_versions),   TEST(verify_finds_damage),
 		TEST(drop_frees_and_says_how_much),      TEST(drop_can_be_forced),
 		TEST(status_shows_what_the_scrubber_found),
+		TEST(drop_does_not_wait_for_another_process_of_that_number),
 		TEST(what_a_killed_one_left_is_removed), TEST(a_foreign_folder_is_refused),
 	};
 	int skip = smp_fixture_skip();

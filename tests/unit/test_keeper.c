@@ -7,7 +7,7 @@
 
 #define EPOCH 4
 
-/* smp_adopt() that fails a number of times. */
+/* smp_adopt() that fails a number of times, for the first arena. */
 static int fail_adopts;
 static unsigned adopts;
 int __real_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd);
@@ -15,7 +15,7 @@ int __wrap_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd
 int __wrap_smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd)
 {
 	adopts++;
-	if (fail_adopts > 0) {
+	if (fail_adopts > 0 && epoch == EPOCH) {
 		fail_adopts--;
 		return error_set(FTMEM_ETIMEOUT, "the test wants no hand-over");
 	}
@@ -208,6 +208,24 @@ static void a_failed_hand_over_is_tried_again(void **state)
 	}
 }
 
+/* Its header is damaged, so that no SMP takes it. */
+static void one_that_is_refused_does_not_keep_the_other_back(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *damaged = hold(f, EPOCH)->base + offsetof(struct arena_header, layout);
+
+	hold(f, EPOCH + 1);
+	*damaged ^= 1;
+	kill_smp(f);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(keeper_ensure(&f->keeper), FTMEM_EINVAL);
+		assert_int_equal(held(f), 1);
+	}
+	*damaged ^= 1;
+	assert_int_equal(keeper_ensure(&f->keeper), 0);
+	assert_int_equal(held(f), 2);
+}
+
 static void watching_replaces_the_smp_now_and_then(void **state)
 {
 	struct fixture *f = *state;
@@ -370,6 +388,7 @@ int main(void)
 		TEST(the_successor_holds_the_same_memory),
 		TEST(both_epochs_are_handed_over_but_what_was_let_go),
 		TEST(a_failed_hand_over_is_tried_again),
+		TEST(one_that_is_refused_does_not_keep_the_other_back),
 		TEST(watching_replaces_the_smp_now_and_then),
 		TEST(a_watch_that_fails_says_so_once_and_goes_on),
 		TEST(attempts_that_fail_leave_a_pause),

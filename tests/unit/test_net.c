@@ -418,6 +418,31 @@ static void who_joined_and_went_on_answers_and_is_not_named(void **state)
 	roll_end(f, 3);
 }
 
+/* Long before it would call the roll itself. */
+static void who_joins_late_answers_soon(void **state)
+{
+	struct fake_net *f = roll_world(3);
+	struct net *a = fake_net_of(f, 0), *b = fake_net_of(f, 1);
+	uint64_t words[2][1] = {{0}};
+	struct net_req req[2] = {{.active = false}};
+
+	(void)state;
+	join(a, words[0], &req[0]);
+	net_roll_call(a);
+	assert_int_equal(net_allreduce_begin(b, words[1], 1, NET_MAX, clock_deadline(100 * LONG_MS),
+	                                     &req[1]),
+	                 0);
+	clock_sleep(UINT64_C(1000000) * ANSWER_MS);
+	net_roll_call(b);
+	net_roll_call(a);
+	assert_string_equal(net_roll_missing(a).text, "rank 2 (cyd)");
+	/* It has not waited long enough to name anybody. */
+	assert_string_equal(net_roll_missing(b).text, "");
+	a->ops->cancel(a, &req[0]);
+	b->ops->cancel(b, &req[1]);
+	roll_end(f, 3);
+}
+
 static const struct net_ops *fake_ops;
 static struct net_ops eager_ops;
 
@@ -537,6 +562,7 @@ int main(void)
 		cmocka_unit_test(who_joined_and_went_on_answers_and_is_not_named),
 		cmocka_unit_test(a_neighbour_that_reads_nothing_is_told_one_thing),
 		cmocka_unit_test(what_was_told_lingers_when_the_network_is_closed),
+		cmocka_unit_test(who_joins_late_answers_soon),
 		cmocka_unit_test(roll_calls_over_a_failing_network_name_whoever_is_not_heard),
 		cmocka_unit_test(without_memory_or_roll_nobody_is_named),
 	};

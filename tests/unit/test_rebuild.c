@@ -94,6 +94,52 @@ static void bad_blocks_of_live_members_are_rebuilt_besides(void **state)
 	for_every_rail(rebuild_bad_blocks, false);
 }
 
+static bool has_data(const struct rail *r, uint32_t stripe)
+{
+	for (uint32_t i = 0; i < r->n; i++)
+		if (!rail_is_parity(r, stripe, i) && r->data_bytes[i] > 0)
+			return true;
+	return false;
+}
+
+/* All that is left of a stripe is spoiled: its parity, if it has no data. */
+static void rebuild_stripes_of_nothing(struct cluster *c, uint32_t losses, uint64_t *random)
+{
+	struct rail r = rail_of(c, 0);
+
+	(void)losses;
+	(void)random;
+	for (uint32_t stripe = 0; stripe < r.n; stripe++)
+		for (uint32_t i = 0; i < r.n && !has_data(&r, stripe); i++) {
+			struct rebuild_bad b = bad_at(&r, i, stripe, 0);
+			uint32_t len;
+			uint8_t *block = block_of(c, &r, &b, &len);
+
+			if (c->lost[i] || !b.parity)
+				continue;
+			block[0] ^= 0x10;
+			c->bad[c->bads++] = b;
+		}
+	rebuild_all(c);
+}
+
+static void parity_of_stripes_without_data_is_rebuilt(void **state)
+{
+	const uint64_t bytes[6] = {BLOCK * 5 + 7, 0, 0, 0, 0, 0};
+	uint64_t random = test_random_seed("rebuild");
+
+	(void)state;
+	for (uint32_t n = 2; n <= 6; n++)
+		for (uint32_t m = 1; m <= 3 && m < n; m++) {
+			struct test_job_spec spec = spec_of(n, m, bytes);
+			struct cluster c;
+
+			set_up(&c, &spec);
+			for_every_subset(&c, n, m, &random, rebuild_stripes_of_nothing);
+			tear_down(&c);
+		}
+}
+
 /* --- agents --- */
 
 static void one_rank_may_act_for_several_members(void **state)
@@ -240,6 +286,7 @@ int main(void)
 		cmocka_unit_test(every_subset_of_m_losses_is_rebuilt),
 		cmocka_unit_test(data_alone_is_rebuilt_where_parity_is_not_wanted),
 		cmocka_unit_test(bad_blocks_of_live_members_are_rebuilt_besides),
+		cmocka_unit_test(parity_of_stripes_without_data_is_rebuilt),
 		cmocka_unit_test(one_rank_may_act_for_several_members),
 		cmocka_unit_test(ranks_rebuild_all_their_rails_at_once),
 		cmocka_unit_test(possible_is_what_counting_says),

@@ -185,7 +185,7 @@ static void random_flips_are_found_as_a_reader_finds_them(void **state)
 {
 	struct fixture *f = *state;
 	struct slot *s = &f->arena->slot[0];
-	unsigned tries = quick() ? 300 : full() ? 200000 : 3000, found = 0;
+	unsigned tries = test_quick() ? 300 : test_full() ? 200000 : 3000, found = 0;
 
 	for (unsigned i = 0; i < tries; i++) {
 		uint32_t bits = (uint32_t)s->shape->slot_bytes * 8, bit;
@@ -499,7 +499,7 @@ static void a_hostile_header_costs_nothing(void **state)
 
 	memcpy(rails, f->arena->base + good.rails_offset, good.rails_bytes);
 	run(f, 5);
-	for (unsigned i = 0; i < (quick() ? 400 : 4000); i++) {
+	for (unsigned i = 0; i < (test_quick() ? 400 : 4000); i++) {
 		struct arena_header h = good;
 		uint64_t *word = (uint64_t *)(void *)&h;
 		uint32_t changes = 1 + test_random_below(&f->random, 3);

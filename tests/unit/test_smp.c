@@ -490,6 +490,49 @@ static void a_foreign_or_silent_server_is_named(void **state)
 	unlink(path);
 }
 
+/* Serves one client, and has so much to free, so to say, that it takes longer than an answer. */
+static int end_slowly(const struct smp_fixture *f, int out)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), client;
+	struct wire_request request;
+	struct wire_reply reply;
+	int rc = smp_path_of(f->dir, "job", "node", "sock", addr.sun_path, sizeof(addr.sun_path));
+
+	if (rc || bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) != 0 || listen(fd, 1) != 0
+	    || write(out, &rc, sizeof(rc)) != (ssize_t)sizeof(rc))
+		return -1;
+	client = accept(fd, NULL, NULL);
+	for (int i = 0; i < 2; i++) {
+		if (recv(client, &request, sizeof(request), 0) != (ssize_t)sizeof(request))
+			return -2;
+		wire_reply_init(&reply, request.op);
+		if (send(client, &reply, sizeof(reply), MSG_NOSIGNAL) < 0)
+			return -3;
+	}
+	sleep(2);
+	unlink(addr.sun_path);
+	close(client);
+	close(fd);
+	return request.op == WIRE_STOP ? 0 : -4;
+}
+
+static void who_has_much_to_free_is_waited_for(void **state)
+{
+	struct smp_fixture *f = *state;
+	struct smp_agent agent = smp_agent_new(f, end_slowly);
+	struct smp_client *c;
+
+	assert_int_equal(smp_agent_result(&agent), 0);
+	f->config.timeout_ms = 1000;
+	c = smp_fixture_connect(f, WIRE_RANK_OBSERVER);
+	assert_int_equal(smp_stop(c, true), 0);
+	smp_close(c);
+	assert_int_equal(smp_agent_result(&agent), 0);
+	smp_agent_end(&agent);
+	f->config.timeout_ms = SMP_PATIENCE_MS;
+}
+
 static void who_does_not_read_is_cut_off(void **state)
 {
 	struct smp_fixture *f = *state;
@@ -593,6 +636,7 @@ int main(void)
 		TEST(descriptors_that_were_not_asked_for_are_closed),
 		TEST(another_format_or_version_is_told_so),
 		TEST(a_foreign_or_silent_server_is_named),
+		TEST(who_has_much_to_free_is_waited_for),
 		TEST(who_does_not_read_is_cut_off),
 		TEST(a_failed_allocation_leaves_nothing_behind),
 		TEST(silent_ones_do_not_keep_others_out),

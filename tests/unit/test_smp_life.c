@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A real ftmem-smp: how it starts, how long it stays, how it ends. */
+#include "clock.h"
 #include "opts.h"
 #include "smp_fixture.h"
 
@@ -151,6 +152,118 @@ static void started_by_hand_it_says_what_it_does(void **state)
 	assert_int_equal(smp_run(f->config.smp_path, none, out, sizeof(out)), 2);
 }
 
+/* Without descriptors 0 to 2 what is opened first gets their numbers. */
+static void one_without_standard_descriptors_keeps_its_lock(void **state)
+{
+	static const char *const closed[] = {"<&-", "<&- >&-", "<&- >&- 2>&-"};
+	struct smp_fixture *f = *state;
+	char script[128], out[4096];
+	char *const argv[] = {"sh", "-c", script, f->dir, (char *)(uintptr_t)f->config.smp_path,
+	                      NULL};
+	struct smp_client *c;
+	int lock = -1, fd;
+
+	for (int i = 0; i < 3; i++) {
+		snprintf(script, sizeof(script),
+		         "exec \"$1\" --job job --node node --dir \"$0\" %s", closed[i]);
+		assert_int_equal(smp_run("/bin/sh", argv, out, sizeof(out)), 0);
+		assert_int_equal(smp_lock_take(f->dir, "job", "node", &lock), FTMEM_BUSY);
+		c = smp_fixture_connect(f, 0);
+		fd = smp_fixture_pidfd(smp_pid(c));
+		assert_int_equal(smp_stop(c, false), 0);
+		smp_fixture_await(fd);
+		smp_close(c);
+		assert_int_equal(smp_fixture_entries(f->dir), 0);
+	}
+}
+
+static void take_away(const struct smp_fixture *f, const char *suffix)
+{
+	char path[SMP_PATH_MAX];
+
+	assert_int_equal(smp_path_of(f->dir, "job", "node", suffix, path, sizeof(path)), 0);
+	assert_int_equal(unlink(path), 0);
+}
+
+/* As by what clears folders of old files, which leaves sockets alone. */
+static void who_lost_its_lock_file_is_not_replaced(void **state)
+{
+	struct smp_fixture *f = *state;
+	char *const argv[] = {"ftmem-smp", "--job", "job", "--node", "node", "--dir", f->dir, NULL};
+	struct smp_client *c = smp_fixture_connect(f, 0), *other;
+	int fd = smp_fixture_pidfd(smp_pid(c));
+	char out[4096];
+
+	take_away(f, "lock");
+	assert_int_equal(smp_run(f->config.smp_path, argv, out, sizeof(out)), 3);
+	assert_int_equal(strncmp(out, "busy: ", 6), 0);
+	other = smp_fixture_connect(f, 1);
+	assert_int_equal(smp_pid(other), smp_pid(c));
+	smp_close(other);
+	assert_int_equal(smp_stop(c, false), 0);
+	smp_fixture_await(fd);
+	smp_close(c);
+	assert_int_equal(smp_fixture_entries(f->dir), 0);
+}
+
+static void who_ends_leaves_the_files_of_another(void **state)
+{
+	struct smp_fixture *f = *state;
+	char *const argv[] = {"ftmem-smp", "--job", "job", "--node", "node", "--dir", f->dir, NULL};
+	struct smp_client *c = smp_fixture_connect(f, 0);
+	int fd = smp_fixture_pidfd(smp_pid(c));
+	char out[4096];
+
+	take_away(f, "lock");
+	take_away(f, "sock");
+	assert_int_equal(smp_run(f->config.smp_path, argv, out, sizeof(out)), 0);
+	assert_int_equal(smp_stop(c, false), 0);
+	smp_fixture_await(fd);
+	smp_close(c);
+	f->config.smp_path = NULL;
+	c = smp_fixture_connect(f, 0);
+	assert_int_equal(smp_pid(c), atoi(out + strlen("ready: process ")));
+	smp_close(c);
+}
+
+/* In the foreground, where stderr is a pipe. */
+static void a_log_that_nobody_reads_holds_nobody_up(void **state)
+{
+	struct smp_fixture *f = *state;
+	struct smp_config config = f->config;
+	uint64_t end = clock_deadline(SMP_PATIENCE_MS);
+	struct smp_client *c = NULL;
+	int out[2], fd;
+	pid_t pid;
+
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	assert_true(fcntl(out[1], F_SETPIPE_SZ, 8192) > 0);
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(out[1], STDOUT_FILENO);
+		dup2(out[1], STDERR_FILENO);
+		execl(config.smp_path, "ftmem-smp", "--job", "job", "--node", "node", "--dir",
+		      f->dir, "--foreground", (char *)NULL);
+		_exit(1);
+	}
+	close(out[1]);
+	config.smp_path = NULL;
+	while (smp_connect(&config, &c) != 0 && clock_ns() < end)
+		clock_sleep(1000000);
+	assert_non_null(c);
+	for (int i = 0; i < 200; i++) {
+		fd = smp_raw_connect(f);
+		assert_int_equal(send(fd, "x", 1, MSG_NOSIGNAL), 1);
+		smp_raw_await_end(fd);
+	}
+	assert_int_equal(smp_forget(c), 0);
+	assert_int_equal(smp_stop(c, false), 0);
+	smp_close(c);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	close(out[0]);
+}
+
 static void a_folder_that_others_can_use_is_refused(void **state)
 {
 	struct smp_fixture *f = *state;
@@ -300,6 +413,67 @@ static void it_ends_when_its_time_is_over(void **state)
 	smp_close(c);
 	smp_fixture_await(p.fd);
 	assert_int_equal(smp_fixture_entries(f->dir), 0);
+}
+
+static void ask_raw(int fd, enum wire_op op, uint32_t rank, struct wire_reply *reply)
+{
+	struct wire_request r;
+
+	wire_request_init(&r, op, "job");
+	r.rank = rank;
+	assert_int_equal(send(fd, &r, sizeof(r), MSG_NOSIGNAL), sizeof(r));
+	if (reply)
+		assert_int_equal(recv(fd, reply, sizeof(*reply), 0), sizeof(*reply));
+}
+
+/* Does not return before it stands. */
+static void stop(int32_t pid)
+{
+	char path[64], text[256], *state;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	assert_int_equal(kill(pid, SIGSTOP), 0);
+	do {
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		ssize_t n = read(fd, text, sizeof(text) - 1);
+
+		close(fd);
+		text[n < 0 ? 0 : n] = '\0';
+		state = strrchr(text, ')');
+		assert_non_null(state);
+	} while (strncmp(state, ") T", 3) != 0);
+}
+
+/* It had no turn until its time was over, and then somebody else's first. */
+static void who_came_before_it_expires_is_heard(void **state)
+{
+	struct smp_fixture *f = *state;
+	struct smp_client *c;
+	struct wire_reply reply;
+	int fd = -1, other;
+	int32_t pid;
+
+	f->config.expire_s = 4;
+	c = smp_fixture_connect(f, 0);
+	pid = smp_pid(c);
+	assert_int_equal(smp_create(c, 1, 0, BYTES, &fd), 0);
+	close(fd);
+	smp_close(c);
+	other = smp_raw_connect(f);
+	do
+		ask_raw(other, WIRE_HELLO, WIRE_RANK_OBSERVER, &reply);
+	while (reply.clients > 0);
+	stop(pid);
+	close(other);
+	fd = smp_raw_connect(f);
+	ask_raw(fd, WIRE_HELLO, 0, NULL);
+	clock_sleep(UINT64_C(5000000000));
+	assert_int_equal(kill(pid, SIGCONT), 0);
+	assert_int_equal(recv(fd, &reply, sizeof(reply), 0), sizeof(reply));
+	assert_int_equal(reply.result, 0);
+	ask_raw(fd, WIRE_LIST, 0, &reply);
+	assert_int_equal(reply.count, 1);
+	close(fd);
 }
 
 static int create_and_hang_up(const struct smp_fixture *f, int out)
@@ -486,12 +660,17 @@ int main(void)
 		TEST(of_many_at_once_one_starts_it),
 		TEST(a_stale_socket_is_replaced),
 		TEST(started_by_hand_it_says_what_it_does),
+		TEST(one_without_standard_descriptors_keeps_its_lock),
+		TEST(who_lost_its_lock_file_is_not_replaced),
+		TEST(who_ends_leaves_the_files_of_another),
+		TEST(a_log_that_nobody_reads_holds_nobody_up),
 		TEST(a_folder_that_others_can_use_is_refused),
 		TEST(a_missing_folder_is_made),
 		TEST(a_program_that_cannot_serve_is_quoted),
 		TEST(a_path_too_long_for_a_socket_is_refused),
 		TEST(jobs_and_nodes_have_their_own),
 		TEST(it_ends_when_its_time_is_over),
+		TEST(who_came_before_it_expires_is_heard),
 		TEST(it_does_not_expire_under_a_lease),
 		TEST(a_later_start_sets_the_time_anew),
 		TEST(a_start_that_does_not_say_leaves_the_time),

@@ -312,6 +312,26 @@ static void adopting_again_is_fine_with_the_same_memory_only(void **state)
 	close(fd);
 }
 
+/* Whatever its header says meanwhile. */
+static void the_same_memory_is_not_held_twice(void **state)
+{
+	struct fixture *f = *state;
+	int fd = adoptable(1, 0, "job", SEALS);
+	struct arena_header h;
+	int32_t pid;
+
+	assert_int_equal(store_adopt(f->store, 1, 0, dup(fd), &f->me, &pid), 0);
+	assert_int_equal(pread(fd, &h, sizeof(h), 0), sizeof(h));
+	h.epoch = 2;
+	h.header_sum = arena_header_sum(&h);
+	assert_int_equal(pwrite(fd, &h, sizeof(h), 0), sizeof(h));
+	assert_int_equal(store_adopt(f->store, 2, 0, dup(fd), &f->me, &pid), FTMEM_EINVAL);
+	assert_non_null(strstr(error_msg(), "held for another"));
+	assert_int_equal(store_count(f->store), 1);
+	assert_int_equal(store_bytes(f->store), BYTES);
+	close(fd);
+}
+
 static void dropping_frees_memory(void **state)
 {
 	struct fixture *f = *state;
@@ -444,6 +464,7 @@ int main(void)
 		TEST(a_process_is_one_object_while_it_lives),
 		TEST(adopted_memory_is_checked),
 		TEST(adopting_again_is_fine_with_the_same_memory_only),
+		TEST(the_same_memory_is_not_held_twice),
 		TEST(dropping_frees_memory),
 		TEST(slots_are_shown_as_they_are),
 		TEST(looking_at_hostile_headers_is_harmless),

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "error.h"
+#include "send_fds.h"
 #include "slot.h"
 #include "smp/wire.h"
 
@@ -43,27 +44,6 @@ static int tear_down(void **state)
 	close(pair[0]);
 	close(pair[1]);
 	return 0;
-}
-
-/* Any number of descriptors, as a hostile client may send them. */
-static void send_fds(int sock, const void *msg, size_t bytes, const int *fds, unsigned count)
-{
-	union {
-		struct cmsghdr align;
-		char room[CMSG_SPACE(64 * sizeof(int))];
-	} control = {0};
-	struct iovec iov = {(void *)(uintptr_t)msg, bytes};
-	struct msghdr m = {.msg_iov = &iov,
-	                   .msg_iovlen = 1,
-	                   .msg_control = control.room,
-	                   .msg_controllen = CMSG_SPACE(count * sizeof(int))};
-	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(count * sizeof(int));
-	memcpy(CMSG_DATA(c), fds, count * sizeof(int));
-	assert_int_equal(sendmsg(sock, &m, 0), bytes);
 }
 
 static void a_message_arrives_with_its_descriptor(void **state)
@@ -150,7 +130,7 @@ static void too_many_descriptors_are_refused_and_closed(void **state)
 	for (unsigned i = 0; i < 64; i++)
 		fds[i] = STDOUT_FILENO;
 	for (unsigned count = 2; count <= 64; count += count < 6 ? 1 : 29) {
-		send_fds(pair[0], "abc", 3, fds, count);
+		assert_int_equal(send_fds(pair[0], "abc", 3, fds, count, 0), 3);
 		assert_int_equal(wire_receive(pair[1], &got, &bytes, &came), FTMEM_ESMP);
 		assert_int_equal(came, -1);
 		assert_int_equal(open_fds(), before);
@@ -166,7 +146,7 @@ static void too_long_a_message_is_refused_and_its_descriptor_closed(void **state
 	int fd = STDOUT_FILENO, came;
 	size_t bytes;
 
-	send_fds(pair[0], big, sizeof(big), &fd, 1);
+	assert_int_equal(send_fds(pair[0], big, sizeof(big), &fd, 1, 0), sizeof(big));
 	assert_int_equal(wire_receive(pair[1], &got, &bytes, &came), FTMEM_ESMP);
 	assert_int_equal(came, -1);
 	assert_int_equal(open_fds(), before);

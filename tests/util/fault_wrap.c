@@ -8,14 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "copy_read.h"
-#include "copy_write.h"
-#include "ec/codec.h"
 #include "fault.h"
 #include "memory.h"
-#include "move.h"
 #include "tags.h"
-#include "transfer.h"
+#include "wrapped.h"
 
 /* Whether the version under way has come to its vote. */
 static atomic_bool voted;
@@ -24,16 +20,12 @@ static _Thread_local bool rebuilding;
 
 /* --- the slots --- */
 
-void __real_slot_set_empty(struct slot *s);
-void __wrap_slot_set_empty(struct slot *s);
 void __wrap_slot_set_empty(struct slot *s)
 {
 	fault_pass(POINT_CLEAR);
 	__real_slot_set_empty(s);
 }
 
-void __real_slot_set_filling(struct slot *s, struct stamp stamp);
-void __wrap_slot_set_filling(struct slot *s, struct stamp stamp);
 void __wrap_slot_set_filling(struct slot *s, struct stamp stamp)
 {
 	fault_set_version(stamp.version);
@@ -42,8 +34,6 @@ void __wrap_slot_set_filling(struct slot *s, struct stamp stamp)
 	__real_slot_set_filling(s, stamp);
 }
 
-void __real_slot_set_prepared(struct slot *s, struct stamp stamp);
-void __wrap_slot_set_prepared(struct slot *s, struct stamp stamp);
 void __wrap_slot_set_prepared(struct slot *s, struct stamp stamp)
 {
 	fault_pass(POINT_BEFORE_PREPARE);
@@ -51,8 +41,6 @@ void __wrap_slot_set_prepared(struct slot *s, struct stamp stamp)
 	fault_pass(POINT_AFTER_PREPARE);
 }
 
-void __real_slot_set_committed(struct slot *s);
-void __wrap_slot_set_committed(struct slot *s);
 void __wrap_slot_set_committed(struct slot *s)
 {
 	fault_pass(POINT_BEFORE_COMMIT);
@@ -60,10 +48,6 @@ void __wrap_slot_set_committed(struct slot *s)
 	fault_pass(POINT_AFTER_COMMIT);
 }
 
-uint64_t __real_slot_verify(const struct slot *s,
-                            void (*bad)(void *, uint32_t, bool, uint32_t, uint32_t), void *arg);
-uint64_t __wrap_slot_verify(const struct slot *s,
-                            void (*bad)(void *, uint32_t, bool, uint32_t, uint32_t), void *arg);
 uint64_t __wrap_slot_verify(const struct slot *s,
                             void (*bad)(void *, uint32_t, bool, uint32_t, uint32_t), void *arg)
 {
@@ -73,8 +57,6 @@ uint64_t __wrap_slot_verify(const struct slot *s,
 
 /* --- copy, exchange, encode, vote --- */
 
-void __real_copy_read_block(const struct copy_job *job, uint32_t index);
-void __wrap_copy_read_block(const struct copy_job *job, uint32_t index);
 void __wrap_copy_read_block(const struct copy_job *job, uint32_t index)
 {
 	enum fault_what todo = fault_pass(POINT_COPY);
@@ -97,8 +79,6 @@ static bool on_copy_thread(void)
 	return answer == 1;
 }
 
-uint32_t __real_checksum(const void *data, size_t bytes);
-uint32_t __wrap_checksum(const void *data, size_t bytes);
 uint32_t __wrap_checksum(const void *data, size_t bytes)
 {
 	if (rebuilding && !on_copy_thread())
@@ -143,10 +123,6 @@ int __wrap_net_test(struct net *net, struct net_req *req)
 	return __real_net_test(net, req);
 }
 
-void __real_codec_encode(const struct codec *c, uint32_t row, size_t len, const uint8_t *const *src,
-                         uint8_t *dst);
-void __wrap_codec_encode(const struct codec *c, uint32_t row, size_t len, const uint8_t *const *src,
-                         uint8_t *dst);
 void __wrap_codec_encode(const struct codec *c, uint32_t row, size_t len, const uint8_t *const *src,
                          uint8_t *dst)
 {
@@ -154,10 +130,6 @@ void __wrap_codec_encode(const struct codec *c, uint32_t row, size_t len, const 
 	__real_codec_encode(c, row, len, src, dst);
 }
 
-void __real_codec_decode(const struct codec_decoder *d, size_t len, const uint8_t *const *src,
-                         uint8_t *const *dst);
-void __wrap_codec_decode(const struct codec_decoder *d, size_t len, const uint8_t *const *src,
-                         uint8_t *const *dst);
 void __wrap_codec_decode(const struct codec_decoder *d, size_t len, const uint8_t *const *src,
                          uint8_t *const *dst)
 {
@@ -229,10 +201,6 @@ int __wrap_smp_retire(struct smp_client *c, uint64_t epoch)
 
 /* --- collective steps, restore --- */
 
-int __real_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
-                         uint64_t deadline_ns, const char *what);
-int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
-                         uint64_t deadline_ns, const char *what);
 int __wrap_net_allreduce(struct net *net, uint64_t *words, uint32_t count, enum net_reduce op,
                          uint64_t deadline_ns, const char *what)
 {
@@ -256,18 +224,12 @@ int __wrap_rebuild_rails(const struct rebuild_config *config, uint32_t count,
 	return rc;
 }
 
-int __real_move_restore(struct rescue *r, struct move_report *report);
-int __wrap_move_restore(struct rescue *r, struct move_report *report);
 int __wrap_move_restore(struct rescue *r, struct move_report *report)
 {
 	fault_pass(POINT_MOVE);
 	return __real_move_restore(r, report);
 }
 
-int __real_transfer_run(const struct transfer_config *config, const struct transfer_stream *out,
-                        uint32_t outs, const struct transfer_stream *in, uint32_t ins);
-int __wrap_transfer_run(const struct transfer_config *config, const struct transfer_stream *out,
-                        uint32_t outs, const struct transfer_stream *in, uint32_t ins);
 int __wrap_transfer_run(const struct transfer_config *config, const struct transfer_stream *out,
                         uint32_t outs, const struct transfer_stream *in, uint32_t ins)
 {
@@ -275,8 +237,6 @@ int __wrap_transfer_run(const struct transfer_config *config, const struct trans
 	return __real_transfer_run(config, out, outs, in, ins);
 }
 
-bool __real_copy_fill_block(const struct copy_fill *fill, uint32_t index);
-bool __wrap_copy_fill_block(const struct copy_fill *fill, uint32_t index);
 bool __wrap_copy_fill_block(const struct copy_fill *fill, uint32_t index)
 {
 	fault_pass(POINT_FILL);

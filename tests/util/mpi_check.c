@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "ftmem.h"
+#include "test_env.h"
 #include "test_random.h"
 
 #define LINES      48
@@ -40,21 +41,14 @@ uint32_t check_size(void)
 	return (uint32_t)check.size;
 }
 
-static bool is_set(const char *name)
-{
-	const char *text = getenv(name);
-
-	return text && text[0] && strcmp(text, "0") != 0;
-}
-
 bool check_quick(void)
 {
-	return is_set("FTMEM_TEST_QUICK") && !check_full();
+	return test_quick();
 }
 
 bool check_full(void)
 {
-	return is_set("FTMEM_TEST_FULL");
+	return test_full();
 }
 
 uint64_t check_seed(void)
@@ -146,6 +140,12 @@ void check_say(const char *fmt, ...)
 	va_end(args);
 	printf("\n");
 	fflush(stdout);
+}
+
+void check_not_tried(const char *what, const char *why)
+{
+	CHECK_MSG(!test_requires_all(), "%s: %s, and FTMEM_REQUIRE_ALL is set", what, why);
+	check_say("NOT TRIED: %s: %s", what, why);
 }
 
 void check_result(const char *file, int line, const char *call, int got, int want)

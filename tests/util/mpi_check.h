@@ -9,6 +9,7 @@
  *   FTMEM_TEST_SEED=NUMBER the seed of a former run
  *   FTMEM_TEST_QUICK=1     a selection, for builds with sanitizers
  *   FTMEM_TEST_FULL=1      many times as much, where a program has random rounds
+ *   FTMEM_REQUIRE_ALL=1    what cannot be tried here is a failure
  */
 #ifndef FTMEM_TEST_MPI_CHECK_H
 #define FTMEM_TEST_MPI_CHECK_H
@@ -40,6 +41,8 @@ uint64_t check_seed(void);
 void check_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* On rank 0: a line that stays even if nothing fails. */
 void check_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same, of what cannot be tried here. With FTMEM_REQUIRE_ALL a failure. */
+void check_not_tried(const char *what, const char *why);
 
 _Noreturn void check_failed(const char *file, int line, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

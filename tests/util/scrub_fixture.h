@@ -20,6 +20,7 @@
 #include "error.h"
 #include "slot.h"
 #include "smp/scrub.h"
+#include "test_env.h"
 #include "test_random.h"
 
 #define SECOND  UINT64_C(1000000000)
@@ -89,24 +90,6 @@ ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset)
 	if (now && watch.after)
 		watch.hook(watch.arg);
 	return n;
-}
-
-static inline bool is_set(const char *name)
-{
-	const char *text = getenv(name);
-
-	return text && strcmp(text, "1") == 0;
-}
-
-/* Whether less will do, as in a slow build; whether there is time. */
-static inline bool quick(void)
-{
-	return is_set("FTMEM_TEST_QUICK");
-}
-
-static inline bool full(void)
-{
-	return is_set("FTMEM_TEST_FULL");
 }
 
 /* --- arenas --- */

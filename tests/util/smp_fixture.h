@@ -32,6 +32,7 @@
 #include "error.h"
 #include "slot.h"
 #include "smp/client.h"
+#include "test_env.h"
 
 /* Long enough never to be met but by what never comes. */
 #define SMP_PATIENCE_MS 60000
@@ -320,6 +321,17 @@ static inline int smp_run(const char *path, char *const argv[], char *out, size_
 	return WEXITSTATUS(status);
 }
 
+/* A test that only root can do is skipped, which counts as passed, unless all must be tried. */
+static inline void smp_fixture_needs_root(void)
+{
+	if (geteuid() == 0)
+		return;
+	if (test_requires_all())
+		fail_msg("FTMEM_REQUIRE_ALL is set, and this needs root");
+	print_message("NOT TRIED: needs root\n");
+	skip();
+}
+
 /* To be returned by main() where FTMEM_SMP is not set: the test is skipped. */
 static inline int smp_fixture_skip(void)
 {
@@ -327,8 +339,9 @@ static inline int smp_fixture_skip(void)
 
 	if (path && access(path, X_OK) == 0)
 		return 0;
-	printf("FTMEM_SMP does not name the ftmem-smp program: skipped\n");
-	return 77;
+	printf("FTMEM_SMP does not name the ftmem-smp program: %s\n",
+	       test_requires_all() ? "FTMEM_REQUIRE_ALL is set" : "skipped");
+	return test_requires_all() ? 1 : 77;
 }
 
 #endif
