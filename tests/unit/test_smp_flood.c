@@ -573,7 +573,8 @@ static void pid_namespaces_do_not_matter(void **state)
 	struct smp_fixture *f = *state;
 	struct smp_agent agent;
 	struct smp_client *c, *other;
-	int fd = -1;
+	uint64_t end;
+	int fd;
 	pid_t starter;
 
 	smp_fixture_needs_root();
@@ -581,7 +582,10 @@ static void pid_namespaces_do_not_matter(void **state)
 	agent = smp_agent_new(f, in_a_namespace);
 	assert_int_equal(smp_agent_result(&agent), 0);
 	smp_agent_end(&agent);
-	smp_stop(c, true);
+	/* It holds its lock until it has ended: the next one would find it busy. */
+	fd = smp_fixture_pidfd(smp_pid(c));
+	assert_int_equal(smp_stop(c, true), 0);
+	smp_fixture_await(fd);
 	smp_close(c);
 	/* A program that lives in a namespace, of which the first process must stay. */
 	starter = fork();
@@ -597,8 +601,10 @@ static void pid_namespaces_do_not_matter(void **state)
 		      f->dir, "--foreground", (char *)NULL);
 		_exit(1);
 	}
-	while ((fd = try_connect(f, 0)) < 0)
+	end = clock_deadline(SMP_PATIENCE_MS);
+	while ((fd = try_connect(f, 0)) < 0 && clock_ns() < end)
 		clock_sleep(1000000);
+	assert_true(fd >= 0);
 	close(fd);
 	f->config.smp_path = NULL;
 	c = smp_fixture_connect(f, 0);
