@@ -293,8 +293,12 @@ def slurm_prolog_and_epilog(job):
     expect(slurm.served() == before, "it was freed, though another allocation uses it")
     expect(train(job) == 6, "the version is lost")
     memory = smp_memory(job)
+    # A job of that name of a user whose number ends like this one's is another.
+    other = slurm.base / "slurm" / "14"
+    other.write_text(f"1{os.getuid()} {job.name} end\n")
     expect(not slurm.script("epilog", 12), "the epilog complains")
     expect_nothing_left(job, memory)
+    other.unlink()
     expect(not slurm.script("epilog", 12), "a second epilog complains")
     # A node where it cannot be started is no failed node.
     text = slurm.script("prolog", 13, wish, smp_path="/nonexistent")
