@@ -2,7 +2,7 @@
 /*
  * Random schedules of whole jobs (sim.h): ranks, machines and SMPs that go at any step of
  * the library's work, messages that take their time, clocks that are set back, and starts
- * with other machines, other places and other numbers of ranks: 14,000, or as schedules.h says.
+ * with other machines, other places and other numbers of ranks: 40,000, or as schedules.h says.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -143,7 +143,7 @@ static int print_tally(const struct sim_tally *t)
 
 static void the_library_keeps_its_promises(void **state)
 {
-	uint64_t count = schedules_run(schedule_holds, 14000);
+	uint64_t count = schedules_run(schedule_holds, 40000);
 	int never = print_tally(&tally);
 
 	(void)state;
