@@ -28,8 +28,8 @@ those of an undisturbed run, bit for bit.
   -h, --help
 
 At the end it prints how many faults of each kind there were. Exit status: 0 all rounds were good,
-1 one was not, or a run of a minute or more met no fault: what happened in it, where its processes were if they hung, and how to run it again
-are printed.
+1 one was not, or a run of a minute or more met no fault: what happened in it, where its processes
+were if they hung, and how to run it again are printed.
 END
 }
 
