@@ -286,8 +286,8 @@ simulate()
 	say "growth: the simulator ..."
 	ftmem_setup test
 	ftmem_build dev test_sim_growth || die "the build of the simulator failed"
-	"$ftmem_root/build/dev/tests/sim/test_sim_growth" --nodes "$nodes" --json "$work/growth.json" \
-		>"$work/log" 2>&1 || {
+	"$ftmem_root/build/dev/tests/sim/test_sim_growth" --nodes "$nodes" \
+		--json "$work/growth.json" >"$work/log" 2>&1 || {
 		cat "$work/log" >&2
 		die "growth failed, see above"
 	}

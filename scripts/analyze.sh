@@ -77,6 +77,6 @@ export -f tidy_file
 export work limit
 echo "clang-tidy: ${#files[@]} files"
 # shellcheck disable=SC2016
-printf '%s\0' "${files[@]}" | xargs -0 -P "$ftmem_jobs" -I FILE bash -c 'tidy_file "$1"' bash FILE ||
-	failed=yes
+printf '%s\0' "${files[@]}" |
+	xargs -0 -P "$ftmem_jobs" -I FILE bash -c 'tidy_file "$1"' bash FILE || failed=yes
 [ -z "$failed" ]

@@ -358,7 +358,8 @@ kill_victims()
 		fi
 		if [ "$what" != rank ]; then
 			pid=$(holder_of "$name")
-			[ -n "$pid" ] || failed "$folder/first.log" "no process holds the memory of $name"
+			[ -n "$pid" ] ||
+				failed "$folder/first.log" "no process holds the memory of $name"
 			pids+=("$pid")
 			targets+=("memory (process $pid)")
 			old_holder[$name]=$pid
@@ -438,7 +439,8 @@ start_again()
 		refused
 	fi
 	finish "$folder/second.log"
-	say "from the kill to the next step: ${back_ms:--} ms; steps done again: $((last - restored))"
+	say "from the kill to the next step: ${back_ms:--} ms;" \
+		"steps done again: $((last - restored))"
 }
 
 # Goes on after a part that has ended by itself.
@@ -521,7 +523,8 @@ compare()
 	fi
 	bytes=$(stat -c %s "$folder/resumed.bin")
 	if cmp "$folder/resumed.bin" "$folder/undisturbed.bin"; then
-		say "${bold}${green}bit-exact: yes$plain ($bytes bytes of parameters and optimizer state)"
+		say "${bold}${green}bit-exact: yes$plain" \
+			"($bytes bytes of parameters and optimizer state)"
 	else
 		say "${bold}${red}bit-exact: no$plain"
 		keep=yes
@@ -575,8 +578,8 @@ shrink() # Nodes die, the others go on, and then all.
 	show_protection
 	names=("${everybody[@]}")
 	until=$steps stopped=${EPOCHREALTIME//./} back_ms=""
-	title "Stopped after step $again. $(join "${victims[@]}") can be used again: going on with" \
-		"$nodes nodes"
+	title "Stopped after step $again. $(join "${victims[@]}") can be used again:" \
+		"going on with $nodes nodes"
 	go_on "$folder/third.log"
 	show_protection
 }

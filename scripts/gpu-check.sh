@@ -132,7 +132,8 @@ machine()
 	local cards
 
 	cards=$({ nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader \
-		2>/dev/null || true; } | sort | uniq -c | sed -E 's/^ *([0-9]+) /\1 x /' | paste -sd ';')
+		2>/dev/null || true; } |
+		sort | uniq -c | sed -E 's/^ *([0-9]+) /\1 x /' | paste -sd ';')
 	cat <<END
 | | |
 |---|---|

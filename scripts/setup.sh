@@ -72,10 +72,10 @@ ftmem_setup()
 	[ -z "$missing" ] && return 0
 	if [ "$(id -u)" -ne 0 ]; then
 		if ! sudo -n true 2>/dev/null; then
-			echo "Packages are missing, and this is neither root nor allowed to use sudo" \
-				"without a password. Please run:" >&2
-			echo "    sudo apt-get update && sudo apt-get install -y --no-install-recommends" \
-				"$missing" >&2
+			echo "Packages are missing, and this is neither root nor allowed to use" \
+				"sudo without a password. Please run:" >&2
+			echo "    sudo apt-get update &&" \
+				"sudo apt-get install -y --no-install-recommends $missing" >&2
 			exit 2
 		fi
 		as_root="sudo -n"
@@ -143,7 +143,8 @@ ftmem_venv()
 		mkdir -p "$ftmem_root/build"
 		if ! python3 -m venv "$venv" >"$log" 2>&1; then
 			(ftmem_setup venv) || return 1
-			python3 -m venv --clear "$venv" >"$log" 2>&1 || { cat "$log" >&2; return 1; }
+			python3 -m venv --clear "$venv" >"$log" 2>&1 ||
+				{ cat "$log" >&2; return 1; }
 		fi
 		echo "Installing into build/venv: $wheels"
 		# shellcheck disable=SC2086

@@ -20,8 +20,9 @@ mv "$work/first" "$work/prefix"
 prefix=$work/prefix
 
 for file in include/ftmem.h "$libdir/libftmem.so" "$libdir/libftmem.so.0" "$libdir/libftmem.a" \
-	"$libdir/pkgconfig/ftmem.pc" "$libdir/cmake/ftmem/ftmemConfig.cmake" bin/ftmem bin/ftmem-smp \
-	bin/ftmem_bench share/man/man1/ftmem.1 share/man/man1/ftmem-smp.1 share/doc/ftmem/LICENSE; do
+	"$libdir/pkgconfig/ftmem.pc" "$libdir/cmake/ftmem/ftmemConfig.cmake" \
+	bin/ftmem bin/ftmem-smp bin/ftmem_bench share/man/man1/ftmem.1 share/man/man1/ftmem-smp.1 \
+	share/doc/ftmem/LICENSE; do
 	if [ ! -e "$prefix/$file" ]; then
 		echo "not installed: $file"
 		exit 1

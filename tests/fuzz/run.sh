@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # Runs the fuzz targets of this folder with libFuzzer, from the inputs in corpus/ and those that the
-# targets write of the present formats, each for some seconds, as many at a time as there are cores. Fails at the first crash, leak, hang or broken
-# promise; the input is then kept, and how to run it again is printed.
+# targets write of the present formats, each for some seconds, as many at a time as there are cores.
+# Fails at the first crash, leak, hang or broken promise; the input is then kept, and how to run it
+# again is printed.
 set -euo pipefail
 
 usage()
@@ -66,8 +67,8 @@ fuzz() # TARGET
 {
 	mkdir -p "$found/$1"
 	"$programs/corpus_$1" --seeds "$found/$1" || return 1
-	"$programs/fuzz_$1" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=1024 -max_len=4096 \
-		-print_final_stats=1 -artifact_prefix="$crashes/$1-" "$found/$1" "$here/corpus/$1" \
+	"$programs/fuzz_$1" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=1024 \
+		-max_len=4096 -print_final_stats=1 -artifact_prefix="$crashes/$1-" "$found/$1" "$here/corpus/$1" \
 		>"$logs/$1.log" 2>&1
 }
 
