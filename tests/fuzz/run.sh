@@ -68,8 +68,8 @@ fuzz() # TARGET
 	mkdir -p "$found/$1"
 	"$programs/corpus_$1" --seeds "$found/$1" || return 1
 	"$programs/fuzz_$1" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=1024 \
-		-max_len=4096 -print_final_stats=1 -artifact_prefix="$crashes/$1-" "$found/$1" "$here/corpus/$1" \
-		>"$logs/$1.log" 2>&1
+		-max_len=4096 -print_final_stats=1 -artifact_prefix="$crashes/$1-" \
+		"$found/$1" "$here/corpus/$1" >"$logs/$1.log" 2>&1
 }
 
 figure() # TARGET NAME
