@@ -12,7 +12,7 @@ usage: scripts/test.sh [OPTION...] [-- CTEST ARGUMENT...]
 Without options, what CI runs: all tests but the large ones in the dev build; unit, sim and mpi
 tests under the sanitizers of addresses and undefined behaviour (compiled by clang where there is
 one), unit and mpi tests under that of threads; unit tests under valgrind, but for the slowest; a
-minute of each fuzzer of what comes from outside; clang-tidy and cppcheck.
+minute of each fuzzer; clang-tidy and cppcheck.
 
   --quick   dev build only, without the model, mpi, e2e, install and python tests
   --full    the large tests too, in all builds; ten minutes of each fuzzer; all unit tests under
@@ -148,18 +148,6 @@ run_memcheck()
 			xargs -P "$ftmem_jobs" -I TEST bash -c 'memcheck TEST'
 }
 
-# What comes from outside, and the rest for less long.
-run_fuzzers()
-{
-	if [ -n "$full" ]; then
-		tests/fuzz/run.sh --seconds 600
-	else
-		tests/fuzz/run.sh --seconds 60 --target wire --target server --target arena \
-			--target layout &&
-			tests/fuzz/run.sh --seconds 20 --target records --target opts
-	fi
-}
-
 without_python=""
 python_environment()
 {
@@ -172,8 +160,8 @@ python_environment()
 if [ -z "$quick" ] && [[ " $parts " = *" dev "* ]]; then
 	step "looking for PyTorch" python_environment
 fi
-few=()
-[ -n "$full" ] || few=(-LE '^large$')
+few=() fuzz_seconds=600
+[ -n "$full" ] || few=(-LE '^large$') fuzz_seconds=60
 for part in $parts; do
 	case $part in
 	dev)
@@ -183,7 +171,7 @@ for part in $parts; do
 	asan) step asan run_tests asan -L '^(unit|sim|mpi)$' "${few[@]}" "$@" ;;
 	tsan) step tsan run_tests tsan -L '^(unit|mpi)$' "${few[@]}" "$@" ;;
 	valgrind) step valgrind run_memcheck ;;
-	fuzz) step fuzz run_fuzzers ;;
+	fuzz) step fuzz tests/fuzz/run.sh --seconds "$fuzz_seconds" ;;
 	analyze) step analyze scripts/analyze.sh ;;
 	esac
 done

@@ -24,7 +24,7 @@ void keeper_deinit(struct keeper *k)
 	k->smp = NULL;
 }
 
-void keeper_hold(struct keeper *k, const struct arena *a)
+void keeper_hold(struct keeper *k, struct arena *a)
 {
 	for (int i = 0; i < KEEPER_ARENAS; i++)
 		if (!k->arena[i]) {
@@ -52,14 +52,24 @@ void keeper_let_go(struct keeper *k, const struct arena *a)
 		}
 }
 
-/* One that is refused, since its header is damaged, does not keep the other back. */
+/* No SMP takes an arena whose header is damaged. */
+static int hand_over_one(struct keeper *k, struct arena *a)
+{
+	if (arena_mend(a) > 0)
+		log_line(k->log, FTMEM_LOG_WARN,
+		         "header, map or rails of the memory that holds this rank's versions "
+		         "(epoch %" PRIu64 ") were damaged and are mended",
+		         a->header->epoch);
+	return smp_adopt(k->smp, a->header->epoch, a->header->rank, a->fd);
+}
+
+/* One that is refused does not keep the other back. */
 static int hand_over(struct keeper *k)
 {
 	int rc = 0;
 
 	for (int i = 0; i < KEEPER_ARENAS && (rc == 0 || smp_alive(k->smp)); i++) {
-		const struct arena *a = k->arena[i];
-		int got = !a ? 0 : smp_adopt(k->smp, a->header->epoch, a->header->rank, a->fd);
+		int got = !k->arena[i] ? 0 : hand_over_one(k, k->arena[i]);
 
 		if (got != 0)
 			rc = got;

@@ -17,7 +17,7 @@
 struct keeper {
 	struct smp_client *smp;
 	const struct log *log;
-	const struct arena *arena[KEEPER_ARENAS]; /* borrowed; NULL: none */
+	struct arena *arena[KEEPER_ARENAS]; /* borrowed; NULL: none */
 	uint64_t next_look_ns;
 	bool owing;            /* the SMP may lack an arena */
 	bool failing;          /* said so already */
@@ -32,11 +32,12 @@ struct keeper {
 int keeper_init(struct keeper *k, const struct smp_config *config);
 void keeper_deinit(struct keeper *k);
 
-/* From now on the SMP must hold a; a freed arena must be let go first. */
-void keeper_hold(struct keeper *k, const struct arena *a);
+/* From now on the SMP must hold a, which is writable; a freed arena must be let go first. */
+void keeper_hold(struct keeper *k, struct arena *a);
 void keeper_let_go(struct keeper *k, const struct arena *a);
 
-/* Makes sure that there is an SMP with our arenas. ESMP, ETIMEOUT; a later call
+/* Makes sure that there is an SMP with our arenas, whose headers are mended where that is to
+ * be done. ESMP, ETIMEOUT; a later call
  * tries again. */
 int keeper_ensure(struct keeper *k);
 /* The same, but looks only now and then, and logs a failure once; and damage that the SMP

@@ -89,7 +89,7 @@ struct net_who net_who(const struct net *net, uint32_t rank)
 /* Steps are collective calls, numbered alike on all ranks. */
 struct neighbour {
 	uint32_t rank;
-	bool asked, silent;   /* it has said something, was told something, and nothing since */
+	bool asked, silent;   /* it has said something; it was told something, and nothing since */
 	uint64_t told, heard; /* the latest step that this rank, that it has joined */
 	uint64_t out, in;
 	struct net_req send, recv;
@@ -175,11 +175,12 @@ static int hear(struct net *net, struct neighbour *n)
 	return rc;
 }
 
+/* One that is silent may read nothing, and is told no more; unless it waits for this very step. */
 static int tell(struct net *net, struct neighbour *n, uint64_t step)
 {
 	int rc = net_test(net, &n->send);
 
-	if (rc < 0 || n->send.active || n->silent || n->told == step)
+	if (rc < 0 || n->send.active || n->told == step || (n->silent && n->heard < step))
 		return rc;
 	n->out = n->told = step;
 	n->silent = true;
@@ -197,7 +198,8 @@ void net_roll_answer(struct net *net)
 	for (uint32_t i = 0; i < roll->count; i++) {
 		struct neighbour *n = &roll->neighbour[i];
 
-		if (hear(net, n) == 0 && (n->asked || roll->called == roll->step))
+		if (hear(net, n) == 0
+		    && (n->asked || n->heard >= roll->step || roll->called == roll->step))
 			(void)tell(net, n, roll->step);
 	}
 }

@@ -186,8 +186,11 @@ static int rebuild(struct repair *p)
 		rc = rescue_hold(p->r);
 	if (rc < 0)
 		return rc;
-	/* Nothing is committed in an arena that entered no run; it is noted anew just before. */
+	/* Nothing is committed in an arena that entered no run. Which it was another arena told
+	 * just now, or none: then it is the run that goes on. */
 	p->mended += entered == 0 || entered == UINT64_MAX;
+	if (arena_entered(p->ft->epoch->arena) == 0)
+		arena_enter(p->ft->epoch->arena, p->ft->incarnation);
 	m = rescue_find(p->r, p->ft->net->rank);
 	p->mended += p->rebuilt.repaired_blocks;
 	if (m->lost)

@@ -2,30 +2,41 @@
 #include "room.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "clock.h"
 #include "error.h"
 #include "memory.h"
 
-/* Between two looks at memory that grows, and the share of what lacks that it grows by at least:
- * all of it comes within half a minute or so. */
-#define LOOK_NS UINT64_C(100000000)
-#define SHARE   256u
+/* Between two looks at memory that grows; and before its pace is judged, at most. */
+#define LOOK_NS  UINT64_C(100000000)
+#define JUDGE_NS UINT64_C(1000000000)
 
-/* What can be taken. The SMP frees what a former epoch held after it has answered: as long as
- * that goes on, for half of the others' patience at most, it is waited for. */
-static uint64_t await_room(const struct ftmem *ft, uint64_t total)
+/* Whether so much as it grew by since begin_ns will do, at that pace, before the deadline. */
+static bool grows_in_time(uint64_t grown, uint64_t lacks, uint64_t begin_ns, uint64_t deadline_ns)
 {
-	uint64_t deadline = clock_deadline(ft->opts.timeout_ms / 2);
-	uint64_t room = memory_available();
+	uint64_t now = clock_ns();
+	double left = now < deadline_ns ? (double)(deadline_ns - now) : 0.0;
 
-	while (room < total && clock_ns() < deadline) {
-		uint64_t before = room;
+	return grown > 0 && (double)grown * left >= (double)lacks * (double)(now - begin_ns);
+}
 
+/* What can be taken, and how much more that is than at first. What arenas that were removed held
+ * is freed after the SMP has answered: it is waited for, as long as the others wait for one that
+ * is late but for one timeout. */
+static uint64_t await_room(const struct ftmem *ft, uint64_t total, uint64_t *grown)
+{
+	uint64_t patience = 2 * (uint64_t)ft->opts.timeout_ms * 1000000u, begin = clock_ns();
+	uint64_t judge = patience / 8 < JUDGE_NS ? patience / 8 : JUDGE_NS;
+	uint64_t first = memory_available(), room = first;
+
+	while (room < total) {
 		clock_sleep(LOOK_NS);
 		room = memory_available();
-		if (room < total && (room <= before || room - before < (total - room) / SHARE))
+		*grown = room > first ? room - first : 0;
+		if (room < total && clock_ns() - begin >= judge
+		    && !grows_in_time(*grown, total - room, begin, begin + patience))
 			break;
 	}
 	return room;
@@ -34,8 +45,9 @@ static uint64_t await_room(const struct ftmem *ft, uint64_t total)
 static int check_node(const struct ftmem *ft, const uint64_t *need, const char *what)
 {
 	const struct map_node *here = &ft->map->node[ft->map->node_of_rank[ft->net->rank]];
-	uint64_t total = 0, room;
+	uint64_t total = 0, grown = 0, room;
 	uint32_t ranks = 0;
+	char late[64] = "";
 
 	for (uint32_t i = 0; i < here->ranks; i++) {
 		uint64_t one = need[ft->map->rank[here->offset + i]];
@@ -45,14 +57,17 @@ static int check_node(const struct ftmem *ft, const uint64_t *need, const char *
 	}
 	if (total == 0)
 		return 0;
-	room = await_room(ft, total);
+	room = await_room(ft, total, &grown);
 	if (total <= room)
 		return 0;
+	if (grown >> 20 > 0)
+		snprintf(late, sizeof(late), "wait, as %" PRIu64 " MiB were just freed, or ",
+		         grown >> 20);
 	return error_set(FTMEM_ENOMEM,
 	                 "node %s: %s of %" PRIu32 " ranks need %" PRIu64 " MiB, but only %" PRIu64
 	                 " MiB can still be taken (free memory, limits of control groups); "
-	                 "free some, raise the limit, or run fewer ranks on a node",
-	                 ft->opts.node, what, ranks, total >> 20, room >> 20);
+	                 "%sfree some, raise the limit, or run fewer ranks on a node",
+	                 ft->opts.node, what, ranks, total >> 20, room >> 20, late);
 }
 
 int room_check(struct ftmem *ft, uint64_t need, const char *what)

@@ -10,7 +10,7 @@
 #include "error.h"
 #include "smp/cli.h"
 
-/* Giving back hundreds of gigabytes takes its time. */
+/* For the process to end once its memory is free. */
 #define END_MS 120000u
 
 /* One SMP to be ended. */

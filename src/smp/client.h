@@ -80,6 +80,7 @@ int smp_attach(struct smp_client *c, uint64_t epoch, uint32_t rank, bool lease, 
  * the same memory already. */
 int smp_adopt(struct smp_client *c, uint64_t epoch, uint32_t rank, int fd);
 int smp_release(struct smp_client *c, uint64_t epoch, uint32_t rank);
+/* Removes the arena; its memory is freed soon after. */
 int smp_drop(struct smp_client *c, uint64_t epoch, uint32_t rank);
 /* Lets the SMP check the arena's slots anew before all others; does not wait for the
  * result. EINVAL: no such arena. */
@@ -91,9 +92,9 @@ int smp_scrub_again(struct smp_client *c, uint64_t epoch, uint32_t rank);
  */
 int smp_check_ask(struct smp_client *c, uint64_t epoch, uint32_t rank);
 int smp_check_take(struct smp_client *c, struct smp_entry *out);
-/* Removes all arenas of epochs below epoch; their memory is freed soon after. */
+/* All arenas of epochs below epoch; memory as with smp_drop(). */
 int smp_retire(struct smp_client *c, uint64_t epoch);
-/* Frees all arenas of the job on this node. */
+/* All arenas of the job on this node; memory likewise. */
 int smp_forget(struct smp_client *c);
 /* Frees all, ends the process and waits until it hung up, longer than for an answer: much memory
  * is not freed at once. Unless force is set, EATTACHED while other ranks are connected or other

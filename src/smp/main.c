@@ -104,7 +104,7 @@ static void write_line(void *arg, int level, const char *line)
 	}
 	p->lines_ns += LINE_NS;
 	if (p->withheld) {
-		snprintf(text, sizeof(text), "%llu lines withheld: too many",
+		snprintf(text, sizeof(text), "%llu lines withheld: too many, or not read",
 		         (unsigned long long)p->withheld);
 		write_text(FTMEM_LOG_WARN, text);
 	}

@@ -126,12 +126,13 @@ static int on_attach(struct turn *t)
 static int on_adopt(struct turn *t)
 {
 	const struct wire_request *r = t->request;
+	uint32_t before = store_count(t->service->store);
 	int rc, fd = t->fd;
 
 	t->fd = -1;
 	rc = store_adopt(t->service->store, r->epoch, r->rank, fd, &t->session->holder,
 	                 &t->reply->pid);
-	if (!rc)
+	if (!rc && store_count(t->service->store) > before)
 		log_arena(t, "adopted");
 	return rc;
 }

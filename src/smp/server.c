@@ -528,8 +528,10 @@ void server_free(struct server *s)
 		return;
 	/* Whoever waits for the end of a connection finds the memory free. */
 	close(s->listener);
-	if (s->service.store)
+	if (s->service.store) {
 		store_forget(s->service.store);
+		store_finish(s->service.store);
+	}
 	for (uint32_t i = 0; i < SERVER_PEERS_MAX; i++)
 		if (s->peer[i].fd >= 0)
 			peer_close(s, &s->peer[i]);

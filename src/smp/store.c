@@ -24,7 +24,7 @@
 struct store {
 	char job[FTMEM_NAME_MAX + 1];
 	struct process_table *table;
-	struct reap *reap; /* from the first time that arenas are retired; or NULL */
+	struct reap *reap; /* from the first arena that is removed; or NULL */
 	struct store_entry *entry;
 	uint32_t count, room, limit;
 	uint64_t generation, asks;
@@ -80,11 +80,21 @@ static int take_out(struct store *s, uint32_t index)
 	return fd;
 }
 
+/* Without the thread it takes as long as it takes. */
+static void give_to_reap(struct store *s, int fd)
+{
+	if (s->reap || reap_new(&s->reap) == 0)
+		reap_close(s->reap, fd);
+	else
+		close(fd);
+}
+
 void store_free(struct store *s)
 {
 	if (!s)
 		return;
 	store_forget(s);
+	store_finish(s);
 	reap_free(s->reap);
 	free(s->entry);
 	free(s);
@@ -226,7 +236,7 @@ static int reserve(struct store *s)
 	struct store_entry *more;
 	uint32_t room = s->room ? s->room * 2 : 16;
 
-	/* What was retired may have the descriptors still. */
+	/* What was removed may have the descriptors still. */
 	if (s->count < s->limit && s->limit - s->count <= reap_waiting(s->reap))
 		reap_finish(s->reap);
 	if (s->count >= s->limit)
@@ -412,17 +422,8 @@ int store_drop(struct store *s, uint64_t epoch, uint32_t rank, const struct hold
 		return none(epoch, rank);
 	rc = may_lease(e, holder, pid);
 	if (!rc)
-		close(take_out(s, (uint32_t)(e - s->entry)));
+		give_to_reap(s, take_out(s, (uint32_t)(e - s->entry)));
 	return rc;
-}
-
-/* Without the thread it takes as long as it takes. */
-static void give_to_reap(struct store *s, int fd)
-{
-	if (s->reap || reap_new(&s->reap) == 0)
-		reap_close(s->reap, fd);
-	else
-		close(fd);
 }
 
 void store_retire(struct store *s, uint64_t epoch)
@@ -435,7 +436,11 @@ void store_retire(struct store *s, uint64_t epoch)
 void store_forget(struct store *s)
 {
 	while (s->count)
-		close(take_out(s, s->count - 1));
+		give_to_reap(s, take_out(s, s->count - 1));
+}
+
+void store_finish(struct store *s)
+{
 	reap_finish(s->reap);
 }
 

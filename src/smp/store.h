@@ -97,14 +97,19 @@ int store_check(struct store *s, uint64_t epoch, uint32_t rank, bool again,
                 const struct store_entry **out);
 /* EINVAL: no such arena, or leased by another. */
 int store_release(struct store *s, uint64_t epoch, uint32_t rank, const struct holder *holder);
+
+/* Below: arenas are removed at once. Their memory is freed by a thread (reap.h): soon, and before
+ * store_finish() or store_free() returns. */
+
 /* EINVAL: no such arena. EATTACHED: another holds it. */
 int store_drop(struct store *s, uint64_t epoch, uint32_t rank, const struct holder *holder,
                int32_t *pid);
-/* Removes all arenas of epochs below epoch. Their memory is freed by a thread (reap.h): soon,
- * and before store_forget() or store_free() returns. */
+/* All arenas of epochs below epoch. */
 void store_retire(struct store *s, uint64_t epoch);
-/* Frees all. */
+/* All arenas. */
 void store_forget(struct store *s);
+/* Returns when the memory of all that was removed is free. */
+void store_finish(struct store *s);
 
 /* Leases of the process, that has ended and is referenced by the caller, are free. */
 void store_process_ended(struct store *s, const struct process *process);

@@ -29,9 +29,9 @@ enum wire_op {
 	WIRE_ATTACH,    /* epoch, rank, flags: reply carries the descriptor */
 	WIRE_ADOPT,     /* epoch, rank: request carries the descriptor; leases it */
 	WIRE_RELEASE,   /* epoch, rank: ends the lease */
-	WIRE_DROP,      /* epoch, rank: frees the arena */
+	WIRE_DROP,      /* epoch, rank: removes the arena */
 	WIRE_RETIRE,    /* epoch: removes all arenas of smaller epochs */
-	WIRE_FORGET,    /* frees all arenas */
+	WIRE_FORGET,    /* removes all arenas */
 	WIRE_STOP,      /* flags: frees all and ends the process */
 	WIRE_BYE,       /* ends all leases taken on this connection */
 	WIRE_CHECK,     /* epoch, rank, flags: reply describes the arena, as that of LIST */

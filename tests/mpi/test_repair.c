@@ -561,6 +561,32 @@ static void the_next_version_replaces_what_is_damaged(void)
 	cluster_deinit(&job);
 }
 
+/* Which run it was nobody knows: it is the one that goes on. */
+static void notes_of_the_run_that_all_lost_are_mended_once(void)
+{
+	struct slot *newest;
+	struct arena *a;
+	uint64_t blocks = 99;
+
+	begin("1,1,1,1", 1, 20000);
+	cluster_commit(&job, ++version);
+	a = cluster_arena(&job, version, &newest);
+	a->base[ARENA_RUN_OFFSET] ^= 1;
+	arena_free(a);
+	check_barrier(job.comm);
+	for (int i = 0; i < 2; i++) {
+		CHECK_RESULT(ftmem_repair(job.ft, &blocks), 0);
+		CHECK(blocks == (i == 0 ? job.size : 0));
+	}
+	a = cluster_arena(&job, version, &newest);
+	CHECK(arena_entered(a) != 0 && arena_entered(a) != UINT64_MAX);
+	arena_free(a);
+	cluster_close(&job);
+	cluster_start(&job);
+	cluster_restore(&job, version);
+	cluster_deinit(&job);
+}
+
 /* Versions under way are waited for; numbers, skips and waits go on as if nothing had been. */
 static void snapshots_go_on_after_a_repair(void)
 {
@@ -627,6 +653,8 @@ int main(int argc, char **argv)
 		{"a_repair_needs_something_stored_in_this_layout",
 	         a_repair_needs_something_stored_in_this_layout},
 		{"snapshots_go_on_after_a_repair", snapshots_go_on_after_a_repair},
+		{"notes_of_the_run_that_all_lost_are_mended_once",
+	         notes_of_the_run_that_all_lost_are_mended_once},
 		{"whatever_is_damaged_is_mended_in_place", whatever_is_damaged_is_mended_in_place},
 		{"ranks_with_parity_of_several_rails_are_mended",
 	         ranks_with_parity_of_several_rails_are_mended},

@@ -27,14 +27,13 @@ static struct sim_repair *begin(struct sim_process *p)
 	return r;
 }
 
-/* The run is noted as it was; none is where all ranks' notes were damaged. */
+/* The run is noted as it was. */
 static bool run_is_noted(const struct sim_process *p, const struct sim_arena *a)
 {
 	const struct arena_run *run = (const void *)(a->buffer->memory + ARENA_RUN_OFFSET);
 	uint64_t entered = atomic_load(&run->entered);
 
-	return atomic_load(&run->inverse) == ~entered
-	       && (entered == p->ft->incarnation || (entered == 0 && sim.damages > 0));
+	return atomic_load(&run->inverse) == ~entered && entered == p->ft->incarnation;
 }
 
 static void judge_arena(const struct sim_process *p, const struct sim_arena *a)

@@ -74,7 +74,7 @@ static int tear_down(void **state)
 	int rc;
 
 	for (int i = 0; i < KEEPER_ARENAS; i++)
-		arena_free((struct arena *)(uintptr_t)f->keeper.arena[i]);
+		arena_free(f->keeper.arena[i]);
 	keeper_deinit(&f->keeper);
 	unlink(f->program);
 	free(f);
@@ -208,22 +208,45 @@ static void a_failed_hand_over_is_tried_again(void **state)
 	}
 }
 
-/* Its header is damaged, so that no SMP takes it. */
+/* Another took its place. */
 static void one_that_is_refused_does_not_keep_the_other_back(void **state)
 {
 	struct fixture *f = *state;
-	uint8_t *damaged = hold(f, EPOCH)->base + offsetof(struct arena_header, layout);
+	struct smp_client *other;
+	struct smp_info info;
+	int fd = -1;
 
+	hold(f, EPOCH);
 	hold(f, EPOCH + 1);
-	*damaged ^= 1;
 	kill_smp(f);
+	other = smp_fixture_connect(f->smp, 1);
+	assert_int_equal(smp_create(other, EPOCH, 0, SMP_ARENA_BYTES, &fd), 0);
+	close(fd);
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(keeper_ensure(&f->keeper), FTMEM_EINVAL);
-		assert_int_equal(held(f), 1);
+		assert_int_equal(smp_info(other, &info), 0);
+		assert_int_equal(info.arenas, 2);
 	}
-	*damaged ^= 1;
+	assert_int_equal(smp_drop(other, EPOCH, 0), 0);
+	assert_int_equal(held(f), 1);
 	assert_int_equal(keeper_ensure(&f->keeper), 0);
 	assert_int_equal(held(f), 2);
+	smp_close(other);
+}
+
+static void damage_of_the_header_is_mended_before_the_hand_over(void **state)
+{
+	struct fixture *f = *state;
+	struct arena *a = hold(f, EPOCH);
+
+	for (size_t at = 0; at < sizeof(*a->header); at += 7) {
+		a->base[at] ^= 1;
+		kill_smp(f);
+		assert_int_equal(keeper_ensure(&f->keeper), 0);
+		assert_memory_equal(a->base, a->header, sizeof(*a->header));
+		assert_int_equal(held(f), 1);
+	}
+	assert_int_equal(f->lines.errors, 0);
 }
 
 static void watching_replaces_the_smp_now_and_then(void **state)
@@ -389,6 +412,7 @@ int main(void)
 		TEST(both_epochs_are_handed_over_but_what_was_let_go),
 		TEST(a_failed_hand_over_is_tried_again),
 		TEST(one_that_is_refused_does_not_keep_the_other_back),
+		TEST(damage_of_the_header_is_mended_before_the_hand_over),
 		TEST(watching_replaces_the_smp_now_and_then),
 		TEST(a_watch_that_fails_says_so_once_and_goes_on),
 		TEST(attempts_that_fail_leave_a_pause),

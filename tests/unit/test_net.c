@@ -443,6 +443,39 @@ static void who_joins_late_answers_soon(void **state)
 	roll_end(f, 3);
 }
 
+/* The progress thread answers for a rank that computes: it has not joined. */
+static void who_answered_before_it_joined_answers_again(void **state)
+{
+	struct fake_net *f = roll_world(3);
+	struct net *a = fake_net_of(f, 0), *b = fake_net_of(f, 1);
+	uint64_t words[4][1] = {{0}};
+	struct net_req req[4] = {{.active = false}};
+
+	(void)state;
+	join(b, words[0], &req[0]);
+	join(a, words[1], &req[1]);
+	join(a, words[2], &req[2]);
+	net_roll_call(a);
+	clock_sleep(UINT64_C(1000000) * ANSWER_MS);
+	net_roll_answer(b);
+	net_roll_call(a);
+	assert_string_equal(net_roll_missing(a).text, "rank 1 (bob) and 1 more");
+	assert_int_equal(net_allreduce_begin(b, words[3], 1, NET_MAX, clock_deadline(100 * LONG_MS),
+	                                     &req[3]),
+	                 0);
+	clock_sleep(UINT64_C(1000000) * ANSWER_MS);
+	net_roll_call(b);
+	net_roll_call(a);
+	assert_string_equal(net_roll_missing(a).text, "rank 2 (cyd)");
+	assert_string_equal(net_roll_missing(b).text, "");
+	for (int i = 0; i < 4; i++) {
+		struct net *net = i == 1 || i == 2 ? a : b;
+
+		net->ops->cancel(net, &req[i]);
+	}
+	roll_end(f, 3);
+}
+
 static const struct net_ops *fake_ops;
 static struct net_ops eager_ops;
 
@@ -563,6 +596,7 @@ int main(void)
 		cmocka_unit_test(a_neighbour_that_reads_nothing_is_told_one_thing),
 		cmocka_unit_test(what_was_told_lingers_when_the_network_is_closed),
 		cmocka_unit_test(who_joins_late_answers_soon),
+		cmocka_unit_test(who_answered_before_it_joined_answers_again),
 		cmocka_unit_test(roll_calls_over_a_failing_network_name_whoever_is_not_heard),
 		cmocka_unit_test(without_memory_or_roll_nobody_is_named),
 	};

@@ -225,17 +225,43 @@ static void clients_are_served_while_retired_memory_is_freed(void **state)
 	smp_close(c);
 }
 
-static int forget(const struct smp_fixture *f, int out)
+static int drop_the_one(struct smp_client *c)
 {
-	struct smp_client *c = NULL;
-	int rc = smp_connect(&f->config, &c);
+	return smp_drop(c, 1, 0);
+}
 
-	(void)out;
-	if (!rc)
-		rc = smp_forget(c);
-	tell(ANSWERED);
+static void serve_while_freeing(void **state, int (*give_up)(struct smp_client *c))
+{
+	struct smp_fixture *f = *state;
+	pid_t pid = serve(f);
+	struct smp_client *c = smp_fixture_connect(f, 0), *other = smp_fixture_connect(f, 1);
+	struct smp_info info;
+
+	create(c, 1, 0);
+	assert_int_equal(give_up(c), 0);
+	assert_int_equal(next_event(), BEGINS);
+	assert_int_equal(smp_info(other, &info), 0);
+	assert_int_equal(info.arenas, 0);
+	create(other, 1, 0);
+	open_gate(1);
+	assert_int_equal(next_event(), CLOSED);
+	open_gate(1);
+	assert_int_equal(smp_stop(c, true), 0);
+	assert_int_equal(next_event(), BEGINS);
+	assert_int_equal(next_event(), CLOSED);
+	assert_ends(f, pid);
+	smp_close(other);
 	smp_close(c);
-	return rc;
+}
+
+static void clients_are_served_while_what_was_dropped_is_freed(void **state)
+{
+	serve_while_freeing(state, drop_the_one);
+}
+
+static void clients_are_served_while_what_was_forgotten_is_freed(void **state)
+{
+	serve_while_freeing(state, smp_forget);
 }
 
 static int stop(const struct smp_fixture *f, int out)
@@ -251,8 +277,7 @@ static int stop(const struct smp_fixture *f, int out)
 	return rc;
 }
 
-/* task is one after which all memory is free. */
-static void await_task(void **state, smp_task task)
+static void the_end_waits_for_what_was_retired(void **state)
 {
 	struct smp_fixture *f = *state;
 	pid_t pid = serve(f);
@@ -262,27 +287,15 @@ static void await_task(void **state, smp_task task)
 	create(c, 1, 0);
 	assert_int_equal(smp_retire(c, 2), 0);
 	assert_int_equal(next_event(), BEGINS);
-	agent = smp_agent_new(f, task);
+	agent = smp_agent_new(f, stop);
 	assert_quiet();
 	open_gate(1);
 	assert_int_equal(next_event(), CLOSED);
 	assert_int_equal(next_event(), ANSWERED);
 	assert_int_equal(smp_agent_result(&agent), 0);
-	if (task == forget)
-		assert_int_equal(smp_stop(c, true), 0);
 	smp_agent_end(&agent);
 	assert_ends(f, pid);
 	smp_close(c);
-}
-
-static void to_forget_waits_for_what_was_retired(void **state)
-{
-	await_task(state, forget);
-}
-
-static void the_end_waits_for_what_was_retired(void **state)
-{
-	await_task(state, stop);
 }
 
 /* --- a store --- */
@@ -352,6 +365,7 @@ static void descriptors_that_are_not_closed_yet_count(void **state)
 	assert_int_equal(pthread_join(opener, NULL), 0);
 	assert_int_equal(found, 3);
 	assert_int_equal(store_count(s), 2);
+	open_gate(2);
 	store_free(s);
 	assert_int_equal(atomic_load(&closed), 5);
 }
@@ -379,7 +393,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(clients_are_served_while_retired_memory_is_freed),
-		TEST(to_forget_waits_for_what_was_retired),
+		TEST(clients_are_served_while_what_was_dropped_is_freed),
+		TEST(clients_are_served_while_what_was_forgotten_is_freed),
 		TEST(the_end_waits_for_what_was_retired),
 		TEST(what_cannot_be_freed_by_a_thread_is_freed_at_once),
 		TEST(descriptors_that_are_not_closed_yet_count),

@@ -354,6 +354,7 @@ static void dropping_frees_memory(void **state)
 	assert_null(store_at(f->store, 20));
 	store_forget(f->store);
 	assert_int_equal(store_count(f->store), 0);
+	store_finish(f->store);
 	assert_int_equal(open_fds(), fds);
 }
 
