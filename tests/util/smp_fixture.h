@@ -29,6 +29,7 @@
 #include <cmocka.h>
 
 #include "checksum.h"
+#include "clock.h"
 #include "error.h"
 #include "slot.h"
 #include "smp/client.h"
@@ -92,11 +93,39 @@ static inline int smp_fixture_set_up(void **state)
 	return 0;
 }
 
+static inline bool smp_fixture_runs(int32_t pid)
+{
+	char path[64], text[512] = "";
+	const char *state;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	if (read(fd, text, sizeof(text) - 1) < 0)
+		text[0] = '\0';
+	close(fd);
+	state = strrchr(text, ')');
+	return state && state[1] && state[2] != 'Z' && state[2] != 'X';
+}
+
+/* fd: of that process, or -1 where none can be had, as under valgrind. */
+static inline void smp_fixture_await_process(int fd, int32_t pid)
+{
+	uint64_t end = clock_deadline(SMP_PATIENCE_MS);
+
+	smp_fixture_await(fd);
+	while (fd < 0 && smp_fixture_runs(pid) && clock_ns() < end)
+		clock_sleep(1000000);
+}
+
 /* Ends the SMP of that job and node, if there is one. */
 static inline void smp_fixture_end(const struct smp_fixture *f, const char *job, const char *node)
 {
 	struct smp_config config = f->config;
 	struct smp_client *c = NULL;
+	int32_t pid;
 	int fd;
 
 	config.job = job;
@@ -105,10 +134,11 @@ static inline void smp_fixture_end(const struct smp_fixture *f, const char *job,
 	config.rank = WIRE_RANK_OBSERVER;
 	if (smp_connect(&config, &c))
 		return;
-	fd = smp_fixture_pidfd(smp_pid(c));
+	pid = smp_pid(c);
+	fd = smp_fixture_pidfd(pid);
 	assert_int_equal(smp_stop(c, true), 0);
 	smp_close(c);
-	smp_fixture_await(fd);
+	smp_fixture_await_process(fd, pid);
 }
 
 static inline int smp_fixture_tear_down(void **state)
@@ -196,7 +226,7 @@ static inline void smp_fixture_kill(int32_t pid)
 	int fd = smp_fixture_pidfd(pid);
 
 	kill(pid, SIGKILL);
-	smp_fixture_await(fd);
+	smp_fixture_await_process(fd, pid);
 }
 
 /* A task: connects and writes the SMP's process. */
