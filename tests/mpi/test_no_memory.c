@@ -139,9 +139,10 @@ static void arenas_larger_than_memory_are_refused(void)
 	}
 }
 
-static void a_node_without_room_is_named(void)
+/* The next seal needs memory for another epoch. */
+static void store_and_add_a_region(void)
 {
-	uint8_t more[5000];
+	static uint8_t more[5000];
 	struct ftmem_region r = FTMEM_REGION_INIT;
 
 	start_fresh();
@@ -150,6 +151,11 @@ static void a_node_without_room_is_named(void)
 	r.addr = more;
 	r.bytes = sizeof(more);
 	CHECK_RESULT(ftmem_region_add(job.ft, &r), 0);
+}
+
+static void a_node_without_room_is_named(void)
+{
+	store_and_add_a_region();
 	room = job.rank == odd ? 100000 : UINT64_MAX;
 	CHECK_RESULT(ftmem_seal(job.ft), FTMEM_ENOMEM);
 	CHECK_MESSAGE("n2");
@@ -160,15 +166,7 @@ static void a_node_without_room_is_named(void)
 /* What a former epoch held is freed in the background. */
 static void memory_that_is_being_freed_is_waited_for(void)
 {
-	uint8_t more[5000];
-	struct ftmem_region r = FTMEM_REGION_INIT;
-
-	start_fresh();
-	cluster_commit(&job, 1);
-	r.name = "more";
-	r.addr = more;
-	r.bytes = sizeof(more);
-	CHECK_RESULT(ftmem_region_add(job.ft, &r), 0);
+	store_and_add_a_region();
 	if (job.rank == odd) {
 		room = 0;
 		room_grows = 200000;
@@ -182,16 +180,8 @@ static void memory_that_is_being_freed_is_waited_for(void)
 
 static void memory_that_runs_out_while_it_is_taken_is_given_back(void)
 {
-	uint8_t more[5000];
-	struct ftmem_region r = FTMEM_REGION_INIT;
-
 	for (uint32_t all = 0; all < 2; all++) {
-		start_fresh();
-		cluster_commit(&job, 1);
-		r.name = "more";
-		r.addr = more;
-		r.bytes = sizeof(more);
-		CHECK_RESULT(ftmem_region_add(job.ft, &r), 0);
+		store_and_add_a_region();
 		touch_fails = all || job.rank == odd;
 		CHECK_RESULT(ftmem_seal(job.ft), FTMEM_ENOMEM);
 		CHECK_MESSAGE(touch_fails ? "no page" : "n2");
