@@ -314,6 +314,9 @@ uint32_t arena_mend(struct arena *a)
 	uint8_t *at = a->base + h->rails_offset;
 	uint32_t mended = 0;
 
+	/* The copy may be what is damaged. */
+	if (arena_header_sum(h) != h->header_sum)
+		return 0;
 	if (!part_is_good(a, h->map_offset, h->map_bytes, h->map_sum)) {
 		map_blob_write(a->map, a->base + h->map_offset);
 		mended++;

@@ -37,7 +37,7 @@ void keeper_hold(struct keeper *k, struct arena *a);
 void keeper_let_go(struct keeper *k, const struct arena *a);
 
 /* Makes sure that there is an SMP with our arenas, whose headers are mended where that is to
- * be done. ESMP, ETIMEOUT; a later call
+ * be done, as the log then says. ESMP, ETIMEOUT; a later call
  * tries again. */
 int keeper_ensure(struct keeper *k);
 /* The same, but looks only now and then, and logs a failure once; and damage that the SMP

@@ -111,7 +111,8 @@ void net_backoff(struct net_backoff *b);
  * Roll calls name who is missing where a collective call does not end. A rank that has
  * waited for long tells its neighbours, which are 1, 2, 4, 8 and so on ranks away, that it
  * has joined; one that does not tell the same is missing, busy or out of reach. A neighbour
- * that reads nothing is told one thing only, so that nothing heaps up.
+ * that reads nothing is told one thing only, so that nothing heaps up, and another once it is
+ * seen to wait for this rank.
  *
  * For nets that have it: from open, by whoever implements the net, to close, in its free();
  * lingering is then set if anybody was told anything. ENOMEM.

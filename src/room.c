@@ -32,7 +32,7 @@ static uint64_t await_room(const struct ftmem *ft, uint64_t total, uint64_t *gro
 	uint64_t first = memory_available(), room = first;
 
 	while (room < total) {
-		clock_sleep(LOOK_NS);
+		clock_sleep(judge < LOOK_NS ? judge : LOOK_NS);
 		room = memory_available();
 		*grown = room > first ? room - first : 0;
 		if (room < total && clock_ns() - begin >= judge

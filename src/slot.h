@@ -209,7 +209,8 @@ int arena_attach(int fd, bool writable, struct arena **out);
 int arena_attach_held(int fd, bool writable, struct arena **out);
 /*
  * Writes header, map and rails anew from the checked copies where those in the mapping are not
- * the same any more: the only copies of them in shared memory. How many of the three.
+ * the same any more: the only copies of them in shared memory. How many of the three; none if
+ * the copy of the header is itself damaged.
  */
 uint32_t arena_mend(struct arena *a);
 

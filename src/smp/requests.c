@@ -160,7 +160,7 @@ static int on_retire(struct turn *t)
 
 static int on_forget(struct turn *t)
 {
-	log_line(t->service->log, FTMEM_LOG_INFO, "process %d forgets all: %llu bytes freed",
+	log_line(t->service->log, FTMEM_LOG_INFO, "process %d forgets all: %llu bytes to be freed",
 	         t->session->holder.pid, (unsigned long long)store_bytes(t->service->store));
 	store_forget(t->service->store);
 	return 0;

@@ -180,7 +180,8 @@ static struct store_entry *in_hand(struct scrub *s)
 	uint64_t generation = store_generation(s->store);
 
 	for (uint64_t i = 0; generation != s->generation && (e = store_scrubbed(s->store, i)); i++)
-		if (e->epoch == s->epoch && e->rank == s->rank && e->ino == s->ino) {
+		if (e->epoch == s->epoch && e->rank == s->rank && e->ino == s->ino &&
+		    e->fd == s->walk.fd) {
 			s->cursor = i;
 			break;
 		}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The loop of ftmem-smp: one thread, one epoll, nothing that waits for a client, nor for what
- * is retired to be freed (reap.h).
+ * is removed to be freed (reap.h).
  *
  * A connection must say HELLO within 10 s of being made; one that breaks the rules
  * of wire.h is closed. Connections of a process end with it, even if a child of it

@@ -3,6 +3,7 @@
  * Options of any text, from the environment and from the program: what is accepted is within
  * the documented ranges, and each text ends.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,16 +31,23 @@ static const char *next_text(struct fuzz_input *in, struct texts *t)
 	return text;
 }
 
+extern char **environ;
+
+/* Not by setenv(), which keeps all that it was ever given. */
 static void set_environment(struct fuzz_input *in, struct texts *t)
 {
+	static char line[32][64 + TEXT_MAX], *own[33];
 	const struct opts_doc *doc = opts_docs();
-	uint32_t which = fuzz_u32(in);
+	uint32_t which = fuzz_u32(in), count = 0;
 
 	for (uint32_t i = 0; doc[i].env; i++)
-		if (which & UINT32_C(1) << i)
-			FUZZ_REQUIRE(setenv(doc[i].env, next_text(in, t), 1) == 0);
-		else
-			unsetenv(doc[i].env);
+		if (which & UINT32_C(1) << i) {
+			own[count] = line[count];
+			snprintf(line[count++], sizeof(line[0]), "%s=%s", doc[i].env,
+			         next_text(in, t));
+		}
+	own[count] = NULL;
+	environ = own;
 }
 
 static void set_options(struct fuzz_input *in, struct texts *t, struct ftmem_opts *o)

@@ -227,6 +227,29 @@ static void every_flipped_bit_of_the_description_is_found(void **state)
 	tear_down(&f);
 }
 
+static void a_damaged_copy_of_the_header_mends_nothing(void **state)
+{
+	struct arena *a;
+	struct fixture f;
+	uint8_t *copy;
+
+	(void)state;
+	set_up(&f, 2);
+	a = create(&f);
+	copy = (uint8_t *)(uintptr_t)a->header;
+	for (uint64_t bit = 0; bit < 8 * sizeof(*a->header); bit++) {
+		a->base[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_int_equal(arena_mend(a), 1);
+		assert_memory_equal(a->base, a->header, sizeof(*a->header));
+		copy[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_int_equal(arena_mend(a), 0);
+		copy[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_memory_equal(a->base, a->header, sizeof(*a->header));
+	}
+	arena_free(a);
+	tear_down(&f);
+}
+
 static void another_format_is_named(void **state)
 {
 	struct arena_header *h;
@@ -444,6 +467,7 @@ int main(void)
 		cmocka_unit_test(what_one_writes_the_other_reads),
 		cmocka_unit_test(attached_for_reading_cannot_be_written),
 		cmocka_unit_test(every_flipped_bit_of_the_description_is_found),
+		cmocka_unit_test(a_damaged_copy_of_the_header_mends_nothing),
 		cmocka_unit_test(another_format_is_named),
 		cmocka_unit_test(nonsense_with_right_checksums_is_survived),
 		cmocka_unit_test(too_little_memory_is_refused),

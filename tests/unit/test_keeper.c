@@ -97,10 +97,7 @@ static struct arena *hold(struct fixture *f, uint64_t epoch)
 
 static void kill_smp(struct fixture *f)
 {
-	int fd = smp_fixture_pidfd(smp_pid(f->keeper.smp));
-
-	assert_int_equal(kill(smp_pid(f->keeper.smp), SIGKILL), 0);
-	smp_fixture_await(fd);
+	smp_fixture_kill(smp_pid(f->keeper.smp));
 	while (smp_alive(f->keeper.smp))
 		clock_sleep(100000);
 }

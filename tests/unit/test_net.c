@@ -467,7 +467,6 @@ static void who_answered_before_it_joined_answers_again(void **state)
 	net_roll_call(b);
 	net_roll_call(a);
 	assert_string_equal(net_roll_missing(a).text, "rank 2 (cyd)");
-	assert_string_equal(net_roll_missing(b).text, "");
 	for (int i = 0; i < 4; i++) {
 		struct net *net = i == 1 || i == 2 ? a : b;
 

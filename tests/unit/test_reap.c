@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Memory that is retired is freed behind the back of ftmem-smp's loop. Linked with wraps of
- * close(), which tells of arenas and does not return before the test lets it, of
+ * Memory of arenas that are removed is freed behind the back of ftmem-smp's loop. Linked with
+ * wraps of close(), which tells of arenas and does not return before the test lets it, of
  * pthread_create() and of allocations.
  */
 #include <pthread.h>
@@ -334,10 +334,15 @@ static void what_cannot_be_freed_by_a_thread_is_freed_at_once(void **state)
 	assert_int_equal(atomic_load(&closed), 5);
 }
 
+/* When the loop has closed two. */
 static void *open_late(void *arg)
 {
+	char byte;
+
 	(void)arg;
-	poll(NULL, 0, QUIET_MS);
+	for (int i = 0; i < 2; i++)
+		while (read(told[0], &byte, 1) == 1 && byte != CLOSED)
+			;
 	if (write(gate[1], "", 1) != 1)
 		_exit(4);
 	return NULL;

@@ -574,6 +574,7 @@ static void pid_namespaces_do_not_matter(void **state)
 	struct smp_agent agent;
 	struct smp_client *c, *other;
 	uint64_t end;
+	int32_t pid;
 	int fd;
 	pid_t starter;
 
@@ -583,9 +584,10 @@ static void pid_namespaces_do_not_matter(void **state)
 	assert_int_equal(smp_agent_result(&agent), 0);
 	smp_agent_end(&agent);
 	/* It holds its lock until it has ended: the next one would find it busy. */
-	fd = smp_fixture_pidfd(smp_pid(c));
+	pid = smp_pid(c);
+	fd = smp_fixture_pidfd(pid);
 	assert_int_equal(smp_stop(c, true), 0);
-	smp_fixture_await(fd);
+	smp_fixture_await_process(fd, pid);
 	smp_close(c);
 	/* A program that lives in a namespace, of which the first process must stay. */
 	starter = fork();

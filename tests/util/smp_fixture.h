@@ -116,8 +116,10 @@ static inline void smp_fixture_await_process(int fd, int32_t pid)
 	uint64_t end = clock_deadline(SMP_PATIENCE_MS);
 
 	smp_fixture_await(fd);
-	while (fd < 0 && smp_fixture_runs(pid) && clock_ns() < end)
+	while (fd < 0 && smp_fixture_runs(pid)) {
+		assert_true(clock_ns() < end);
 		clock_sleep(1000000);
+	}
 }
 
 /* Ends the SMP of that job and node, if there is one. */
