@@ -13,6 +13,7 @@ ENVIRONMENT = {"OMPI_MCA_opal_signal": ",".join(str(int(number)) for number in C
 NUMBERS = "|".join(str(int(number)) for number in CRASHES)
 SAID = re.compile(rf"^.*(?:exited on signal (?:{NUMBERS})\b|"
                   rf"(?P<who>\[[^]]*\]) Signal: [\w ]+ \((?:{NUMBERS})\)).*$", re.MULTILINE)
+LAUNCHER = r"/(?:mpirun|mpiexec|orterun|orted)\("
 LOOK_S = 0.05
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -22,7 +23,7 @@ def crash(text):
     programs may: now and then mpirun does when a signal comes while it ends a job."""
     for found in SAID.finditer(text):
         if not (found["who"] and re.search(
-                rf"^{re.escape(found['who'])} .*/(?:mpirun|orterun|orted)\(", text, re.MULTILINE)):
+                rf"^{re.escape(found['who'])} .*{LAUNCHER}", text, re.MULTILINE)):
             return found[0]
     return ""
 
