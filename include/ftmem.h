@@ -393,7 +393,10 @@ FTMEM_API int ftmem_wait(struct ftmem *ft, uint64_t version, uint32_t timeout_ms
  */
 FTMEM_API int ftmem_repair(struct ftmem *ft, uint64_t *blocks);
 
-/* Collective. Erases every stored version of the job. ENET, ESMP, ETIMEOUT. */
+/*
+ * Collective. Erases every stored version of the job. Its memory is freed soon after, at some GB a
+ * second; ftmem_seal() waits for what it needs of that. ENET, ESMP, ETIMEOUT.
+ */
 FTMEM_API int ftmem_forget(struct ftmem *ft);
 
 /* Any thread. Fills *out as far as out->size reaches. EINVAL. */

@@ -22,9 +22,9 @@ static bool grows_in_time(uint64_t grown, uint64_t lacks, uint64_t begin_ns, uin
 	return grown > 0 && (double)grown * left >= (double)lacks * (double)(now - begin_ns);
 }
 
-/* What can be taken, and how much more that is than at first. What arenas that were removed held
- * is freed after the SMP has answered: it is waited for, as long as the others wait for one that
- * is late but for one timeout. */
+/* What can be taken, and how much more that is than at first. What removed arenas held is freed
+ * after the SMP has answered, and waited for: the others, who then agree, wait one timeout longer
+ * than this rank does. */
 static uint64_t await_room(const struct ftmem *ft, uint64_t total, uint64_t *grown)
 {
 	uint64_t patience = 2 * (uint64_t)ft->opts.timeout_ms * 1000000u, begin = clock_ns();
